@@ -1,0 +1,81 @@
+"""The complete state of a training, in one file that is whole or not there.
+
+A checkpoint is a NumPy `.npz` archive: every variable of the model, its optimizer and its metrics, and one
+JSON text for whatever else has state. Nothing in it is pickled, and the archive's own checksums tell a
+damaged file. The two newest are kept, so that there is one to fall back to.
+"""
+
+import json
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from .run import whole_file
+
+KEPT = 2
+_NOTES = "notes"
+
+
+def save(folder: Path, step: int, model: keras.Model, notes: dict[str, Any]) -> Path:
+    """Writes `step-NNNNNNNN.npz`, then removes all but the newest two.
+
+    `notes` is what is not a variable, as JSON. Raises `OSError` where the disk is full or may not be written;
+    the checkpoints that were there stay.
+    """
+    arrays = {name: keras.ops.convert_to_numpy(variable.value) for name, variable in _variables(model)}
+    path = folder / f"step-{step:08d}.npz"
+    with whole_file(path) as sibling:
+        np.savez(sibling, **{_NOTES: np.array(json.dumps(notes))}, **arrays)
+    for old in _newest_first(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def restore(folder: Path, model: keras.Model) -> tuple[int, dict[str, Any]] | None:
+    """Puts the newest whole checkpoint into the model, which must be compiled and built.
+
+    Returns its step and notes, or None where there is none. A damaged one is named in a warning and passed over.
+    Raises `ValueError` where a whole checkpoint belongs to another model.
+    """
+    for path in _newest_first(folder):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            notes = json.loads(arrays.pop(_NOTES).item())
+            step = int(path.stem.removeprefix("step-"))
+        # What zipfile, zlib and numpy raise for bytes that are cut off or changed.
+        except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError) as error:
+            warnings.warn(f"{path} is damaged ({error}); going on from the one before", stacklevel=2)
+            continue
+        _assign(path, model, arrays)
+        return step, notes
+    return None
+
+
+def _assign(path: Path, model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+    variables = dict(_variables(model))
+    for name in sorted(variables.keys() | arrays.keys()):
+        ours = tuple(variables[name].shape) if name in variables else "missing"
+        theirs = arrays[name].shape if name in arrays else "missing"
+        if ours != theirs:
+            raise ValueError(f"{path} is of another model: {name} is {theirs} there and {ours} here")
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+
+
+def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+    groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
+    for group, variables in groups.items():
+        # Numbered, because paths repeat: every metric has a "total".
+        for number, variable in enumerate(variables):
+            yield f"{group}/{number:05d}/{variable.path}", variable
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.npz"), reverse=True)

@@ -1,0 +1,346 @@
+"""The command line: one subcommand a verb.
+
+TensorFlow is imported by the verbs that need it and by no other, so that help, `list` and `show` answer at once.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__
+from .analysis import Summary, summarize
+from .recipe import RECIPES, Recipe
+from .spec import NETWORKS, PAPER_ERRORS, ResNetSpec, lookup, require
+
+DESCRIPTION = "Deep residual networks (He et al., 2015): train, test, export to TF Serving."
+
+# Fields of the value stand on the command line without a prefix: --learning-rate, --spec.shortcut.
+Inline = tyro.conf.arg(name="")
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit status: 0, or 2 where the user can mend what is wrong, or 130 when interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args == ["--version"]:
+        print(f"keras_resnet {__version__}")
+        return 0
+    verbs: dict[str, Callable[..., None]] = {
+        "list": list_,
+        "show": _show(None),
+        "train": _train(None, args),
+        "evaluate": evaluate,
+        "export": export,
+        "predict": predict,
+    }
+    try:
+        # These take a named value and overrides of its fields: the value is what the fields default to.
+        if args[:1] == ["train"]:
+            verbs["train"] = _train(lookup("recipe", name, RECIPES) if (name := _name("recipe", args)) else None, args)
+        if args[:1] == ["show"]:
+            verbs["show"] = _show(lookup("network", name, NETWORKS) if (name := _name("network", args)) else None)
+        tyro.extras.subcommand_cli_from_dict(
+            verbs, prog="keras-resnet", description=DESCRIPTION, args=args, sort_subcommands=False
+        )
+    except (ValueError, OSError) as error:
+        if sys.flags.dev_mode:
+            raise
+        print(f"keras-resnet: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("keras-resnet: stopped; a training goes on when its command is given again", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _name(what: str, args: list[str]) -> str | None:
+    """The name after the verb, or None where only help is asked for."""
+    if len(args) > 1 and not args[1].startswith("-"):
+        return args[1]
+    if any(arg in ("-h", "--help") for arg in args):
+        return None
+    raise ValueError(f"give the name of a {what} right after `{args[0]}`; `keras-resnet list` shows them")
+
+
+def list_(*, json: Flag = False) -> None:
+    """Networks and recipes, with parameters, multiply-adds and the paper's error."""
+    networks = []
+    for name, spec in NETWORKS.items():
+        size, classes = _usual(spec)
+        summary = summarize(spec, size, classes)
+        error, where = PAPER_ERRORS.get(name, (None, None))
+        networks.append(
+            {
+                "name": name,
+                "parameters": summary.parameters,
+                "multiply_adds": summary.multiply_adds,
+                "input_size": size,
+                "classes": classes,
+                "paper_error": error,
+                "paper_source": where,
+            }
+        )
+    recipes = [asdict(recipe) | {"network": recipe.spec.name} for recipe in RECIPES.values()]
+    if json:
+        return _print_json({"networks": networks, "recipes": recipes})
+
+    table = _table("Networks", "name", ">parameters", ">multiply-adds", ">input", ">paper's error", "of")
+    for row in networks:
+        table.add_row(
+            row["name"],
+            f"{row['parameters']:,}",
+            f"{row['multiply_adds']:,}",
+            f"{row['input_size']} px",
+            _percent(row["paper_error"]),
+            row["paper_source"] or "",
+        )
+    _console().print(table)
+    table = _table("Recipes (keras-resnet train NAME)", "name", "network", "dataset", ">length", ">batch", ">paper's error")
+    for recipe in RECIPES.values():
+        paper = PAPER_ERRORS.get(recipe.spec.name) if recipe.dataset == "cifar10" else None
+        length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
+        table.add_row(
+            recipe.name, recipe.spec.name, recipe.dataset, length, str(recipe.batch_size), _percent(paper and paper[0])
+        )
+    _console().print(table)
+
+
+def _show(default: ResNetSpec | None) -> Callable[..., None]:
+    def show(
+        network: tyro.conf.Positional[str],
+        spec: Annotated[ResNetSpec, Inline] = default or NETWORKS["resnet34"],
+        *,
+        compare: str | None = None,
+        input_size: int | None = None,
+        classes: int | None = None,
+        json: Flag = False,
+    ) -> None:
+        """A network as Table 1 prints it, stage by stage.
+
+        Args:
+            network: its name, as `list` prints it
+            spec: what to change in it
+            compare: another network, to show where the two differ
+            input_size: side of the pictures in pixels; by default 32 for the CIFAR networks, 224 for the others
+            classes: by default 10 for the CIFAR networks, 1000 for the others
+            json: print JSON
+        """
+        specs = [spec] if compare is None else [spec, lookup("network", compare, NETWORKS)]
+        summaries = []
+        for one in specs:
+            usual_size, usual_classes = _usual(one)
+            size, count = usual_size if input_size is None else input_size, usual_classes if classes is None else classes
+            if size < 1 or count < 1:
+                raise ValueError(f"input_size is {size} and classes is {count}; give positive numbers")
+            summaries.append(summarize(one, size, count))
+        if json:
+            rows = [{"name": s.name, "spec": asdict(s)} | asdict(m) for s, m in zip(specs, summaries, strict=True)]
+            return _print_json(rows[0] if compare is None else rows)
+        for one, summary in zip(specs, summaries, strict=True):
+            _console().print(_stages(one, summary))
+        if compare is not None:
+            _console().print(_differences(specs, summaries))
+
+    return show
+
+
+def _stages(spec: ResNetSpec, summary: Summary) -> Table:
+    table = _table(
+        f"{spec.name}, {spec.depth} layers",
+        "stage", ">output", ">channels", "units", ">parameters", ">multiply-adds", ">receptive field",
+    )  # fmt: skip
+    kinds = [" ".join(f"{c.kernel}x{c.kernel},{c.outputs}" for c in stage[0].convolutions) for stage in spec.stages()]
+    for stage in summary.stages:
+        table.add_row(
+            stage.name,
+            "x".join(map(str, stage.output_size)),
+            str(stage.channels),
+            f"{stage.blocks} of [{kinds[int(stage.name[4]) - 2]}]" if stage.blocks else "",
+            f"{stage.parameters:,}",
+            f"{stage.multiply_adds:,}",
+            "whole picture" if stage.name == "head" else f"{stage.receptive_field} px",
+        )
+    table.add_section()
+    table.add_row("all", "", "", "", f"{summary.parameters:,}", f"{summary.multiply_adds:,}", "")
+    statistics = summary.total_parameters - summary.parameters
+    table.caption = f"{summary.total_parameters:,} parameters with the {statistics:,} moving statistics of batch norm"
+    return table
+
+
+def _differences(specs: list[ResNetSpec], summaries: list[Summary]) -> Table:
+    table = _table("Differences", "", *(f">{spec.name}" for spec in specs))
+    rows = [asdict(spec) | {"depth": spec.depth} for spec in specs]
+    for spec, row, summary in zip(specs, rows, summaries, strict=True):
+        row |= {"parameters": summary.parameters, "multiply-adds": summary.multiply_adds}
+        row["projections"] = sum(b.shortcut == "projection" for stage in spec.stages() for b in stage)
+        row["receptive field"] = summary.stages[-1].receptive_field
+    for field in rows[0]:
+        if rows[0][field] != rows[1][field]:
+            table.add_row(field, *(f"{v:,}" if isinstance(v := row[field], int) else str(v) for row in rows))
+    return table
+
+
+def _train(default: Recipe | None, args: list[str]) -> Callable[..., None]:
+    base = default or next(iter(RECIPES.values()))
+    # Whichever of the two is given on the command line takes the place of the other.
+    for field in ("epochs", "steps"):
+        if any(arg.split("=")[0] == f"--{field}" for arg in args):
+            base = base.override(**{field: 1})
+
+    def train(
+        name: tyro.conf.Positional[str],
+        recipe: Annotated[Recipe, Inline] = base,
+        *,
+        run_dir: Path | None = None,
+        checkpoint_seconds: float = 60.0,
+    ) -> None:
+        """Trains a recipe. The same command again resumes.
+
+        Args:
+            name: of the recipe, as `list` prints it
+            recipe: what to change in it
+            run_dir: folder of the run; by default runs/NAME
+            checkpoint_seconds: time from one checkpoint to the next
+        """
+        _import_tensorflow()
+        from .train import train as run_training
+
+        run = run_training(
+            recipe,
+            Path("runs") / recipe.name if run_dir is None else run_dir,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        print(f"trained: {run.model_file}")
+        print(f"next: keras-resnet evaluate {run.path}")
+
+    return train
+
+
+def evaluate(run: tyro.conf.Positional[Path], *, batch_size: int = 256, json: Flag = False) -> None:
+    """Top-1 and top-5 error over every picture of the test split; writes evaluation.json.
+
+    Args:
+        run: folder of a trained run
+        batch_size: pictures at a time; does not change the result
+        json: print JSON
+    """
+    _import_tensorflow()
+    from .evaluate import evaluate as run_evaluation
+
+    result = run_evaluation(run, batch_size=batch_size)
+    if json:
+        return _print_json(result)
+    print(
+        f"{result['dataset']} {result['split']}, {result['images']} images: "
+        f"top-1 error {result['top1_error']:.2f} %, top-5 error {result['top5_error']:.2f} %"
+    )
+    print(f"next: keras-resnet export {run}")
+
+
+def export(run: tyro.conf.Positional[Path], *, to: Path = Path("saved_models"), json: Flag = False) -> None:
+    """A SavedModel for TF Serving, verified before it appears as TO/NAME/VERSION.
+
+    Args:
+        run: folder of a trained run
+        to: folder of all exports
+        json: print JSON
+    """
+    _import_tensorflow()
+    from .export import export as run_export
+
+    version = run_export(run, to=to)
+    if json:
+        return _print_json({"export": str(version)})
+    print(f"exported: {version}")
+    print(f"next: keras-resnet predict {version.parent} IMAGE, or serve it:")
+    print(
+        f"  docker run -p 8501:8501 -v {version.parent.resolve()}:/models/{version.parent.name} "
+        f"-e MODEL_NAME={version.parent.name} tensorflow/serving"
+    )
+
+
+def predict(
+    target: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[Path, ...]], *, top: int = 5, json: Flag = False
+) -> None:
+    """Labels and probabilities of picture files.
+
+    Args:
+        target: an export (a version, or the folder of its versions) or a run
+        images: files of JPEG, PNG, GIF or BMP
+        top: how many classes to print
+        json: print JSON
+    """
+    if not images:
+        raise ValueError("no image is given; give one file or more")
+    _import_tensorflow()
+    from .predict import predict as run_prediction
+
+    answers = run_prediction(target, list(images), top=top)
+    if json:
+        return _print_json(answers)
+    for answer in answers:
+        best = "  ".join(f"{c} {s:.4f}" for c, s in zip(answer["classes"], answer["scores"], strict=True))
+        print(f"{answer['image']}: {best}")
+
+
+def _usual(spec: ResNetSpec) -> tuple[int, int]:
+    """Input size in pixels and classes that the paper uses the network with."""
+    return (32, 10) if spec.stem == "cifar" else (224, 1000)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} %"
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table whose columns are named; those that begin with `>` are set to the right."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
+    return table
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow without the notes it writes about itself. Raises `ValueError` for another Keras backend."""
+    require("KERAS_BACKEND", os.environ.setdefault("KERAS_BACKEND", "tensorflow"), ("tensorflow",))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _held_back_stderr():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # looking for GPUs is noisy too
+
+
+@contextlib.contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    """What C code writes to standard error meanwhile appears only where something fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,100 @@
+"""How a picture becomes the network's input: a value that travels with weights, runs and exports.
+
+Training, evaluation and serving call the same functions here, so they cannot disagree.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Resize, centre crop, subtract the mean, divide by the scale; on RGB pictures with values 0 to 255."""
+
+    resize: int
+    """pixels of the shorter side after an antialiased bilinear resize"""
+    crop: int
+    """side in pixels of the centre crop, which is the network's input"""
+    mean: tuple[Any, ...]
+    """`[3]`, or `[crop][crop][3]` for the paper's per-pixel mean; in 0 to 255"""
+    scale: tuple[float, float, float]
+    """what each channel is divided by after the mean is subtracted"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= self.resize:
+            raise ValueError(f"crop is {self.crop!r} and resize is {self.resize!r}; give 0 < crop <= resize")
+        shape = np.shape(self.mean)
+        if shape not in ((3,), (self.crop, self.crop, 3)):
+            raise ValueError(f"mean has shape {shape}; give (3,) or ({self.crop}, {self.crop}, 3)")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Preprocessing":
+        """The value written by `to_json`. Raises `ValueError` where the text is something else."""
+        try:
+            values = json.loads(text)
+            return cls(**{name: _tuples(value) for name, value in values.items()})
+        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a preprocessing: {error}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> "Preprocessing":
+        """The value in a file. Raises `ValueError` where the file holds something else."""
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def per_pixel_mean(images: np.ndarray, size: int) -> Preprocessing:
+    """The paper's for CIFAR (section 4.2): the mean picture of the training set is subtracted.
+
+    Dividing by 255 as well keeps activations near one; batch norm makes the network blind to it.
+    `images`: uint8 `[N, H, W, 3]`; where they are of another size than `size`, the mean picture is resized.
+    """
+    mean = np.mean(images, axis=0, dtype=np.float64).astype(np.float32)
+    blank = Preprocessing(resize=size, crop=size, mean=(0.0, 0.0, 0.0), scale=(1.0, 1.0, 1.0))
+    mean = test_view(blank, mean[np.newaxis]).numpy()[0]
+    return Preprocessing(resize=size, crop=size, mean=_tuples(mean.tolist()), scale=(255.0, 255.0, 255.0))
+
+
+def normalize(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
+    """Values 0 to 255 in `[..., crop, crop, 3]` to the float32 numbers that the network sees."""
+    mean = tf.constant(np.asarray(preprocessing.mean, np.float32))
+    scale = tf.constant(np.asarray(preprocessing.scale, np.float32))
+    return (tf.cast(images, tf.float32) - mean) / scale
+
+
+def test_view(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
+    """The single view that networks are tested on: shorter side resized, centre cropped.
+
+    Pictures `[N, H, W, 3]` of any numeric type to float32 `[N, crop, crop, 3]` with values 0 to 255.
+    Pictures that have the size already keep their values exactly.
+    """
+    images = tf.cast(images, tf.float32)
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    shorter = tf.minimum(height, width)
+    # Integer arithmetic: a float factor can round a side down by one pixel.
+    size = tf.stack([height, width]) * preprocessing.resize // shorter
+    if images.shape[1:3] != (preprocessing.resize, preprocessing.resize):
+        images = tf.image.resize(images, size, method="bilinear", antialias=True)
+    top, left = tf.unstack((size - preprocessing.crop) // 2)
+    images = images[:, top : top + preprocessing.crop, left : left + preprocessing.crop]
+    return tf.ensure_shape(images, [None, preprocessing.crop, preprocessing.crop, 3])
+
+
+def decode(image_bytes: tf.Tensor) -> tf.Tensor:
+    """One encoded JPEG, PNG, GIF (its first frame) or BMP to uint8 `[H, W, 3]`."""
+    image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, 3])

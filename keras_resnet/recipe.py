@@ -1,0 +1,169 @@
+"""Every training run as one complete value.
+
+`RECIPES` is where the paper's numbers stand. A recipe is flat but for its network; what it leaves
+open (how many classes, how many pictures) follows from the data set.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from .spec import ResNetSpec, cifar_spec, imagenet_spec, require
+
+Augmentation = Literal["none", "pad-crop-flip"]
+Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
+
+PAPER_DROPS = ((0.0, 1.0), (0.5, 0.1), (0.75, 0.01))  # at 32k and 48k of 64k iterations (section 4.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run. Raises `ValueError` where a field is not usable, naming the value and the choices."""
+
+    name: str
+    """names the run's folder and the export"""
+    spec: ResNetSpec
+    """the network"""
+    dataset: str
+    """"digits", "synthetic", or "cifar10" or "cifar100" by tensorflow-datasets"""
+    data_dir: str | None = None
+    """where tensorflow-datasets keeps its data; None: $TFDS_DATA_DIR, or ~/tensorflow_datasets"""
+    image_size: int | None = None
+    """side in pixels that pictures are resized and cropped to; None: the data set's own"""
+    holdout: int = 0
+    """pictures kept from the training split to validate on; 0: validate on the test split"""
+    augmentation: Augmentation = "none"
+    """"pad-crop-flip": a random crop of the picture padded by an eighth of its side, or its mirror image (section 4.2)"""
+    batch_size: int = 128
+    """pictures a step, over all devices together"""
+    epochs: float | None = None
+    """length in passes over the training split; give this or `steps`"""
+    steps: int | None = None
+    """length in optimizer steps (the paper's iterations)"""
+    learning_rate: float = 0.1
+    """the peak, which `schedule` multiplies"""
+    schedule: tuple[tuple[float, float], ...] = PAPER_DROPS
+    """pieces (from, multiplier): from that fraction of the run on, the learning rate is the peak times the multiplier"""
+    momentum: float = 0.9
+    """of SGD"""
+    weight_decay: float = 1e-4
+    """the paper's: an L2 penalty of half of it on the kernels"""
+    precision: Precision = "float32"
+    """of the computation; weights stay float32"""
+    validate_every: int = 1
+    """epochs from one validation to the next; the last epoch is always validated"""
+    seed: int = 0
+    """decides initial weights, order of pictures and augmentation"""
+    deterministic: bool = False
+    """only operations that give the same bits every time"""
+
+    def __post_init__(self) -> None:
+        require("augmentation", self.augmentation, get_args(Augmentation))
+        require("precision", self.precision, get_args(Precision))
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"epochs is {self.epochs!r} and steps is {self.steps!r}; give exactly one of them")
+        for name in ("epochs", "steps", "batch_size", "learning_rate", "validate_every", "image_size"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} is {value!r}; give a positive number")
+        for name in ("holdout", "momentum", "weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give zero or a positive number")
+        starts = [start for start, _ in self.schedule]
+        if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1:
+            raise ValueError(
+                f"schedule is {self.schedule!r}; give (from, multiplier) pieces, from 0 on, increasing and below 1"
+            )
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Length of the run in optimizer steps, at least one."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * steps_per_epoch))
+
+    def override(self, **changes: Any) -> "Recipe":
+        """This recipe with other values. Giving `epochs` takes `steps` back, and the other way round."""
+        for given, other in (("epochs", "steps"), ("steps", "epochs")):
+            if changes.get(given) is not None:
+                changes.setdefault(other, None)
+        return replace(self, **changes)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """The recipe written by `to_json`. Raises `ValueError` naming the first field that does not fit."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a recipe: {error}") from None
+        if not isinstance(values, dict) or not isinstance(values.get("spec"), dict):
+            raise ValueError("not a recipe: an object with a `spec` is wanted")
+        return _from_values(cls, values | {"spec": _from_values(ResNetSpec, values["spec"])})
+
+
+def _from_values(cls: type, values: dict[str, Any]) -> Any:
+    names = [field.name for field in fields(cls)]
+    for name in values:
+        require(f"a field of {cls.__name__}", name, tuple(names))
+    hints = get_type_hints(cls)
+    for name, value in values.items():
+        # JSON has no tuples.
+        if get_origin(hints[name]) is tuple and isinstance(value, list):
+            values = values | {name: tuple(tuple(v) if isinstance(v, list) else v for v in value)}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"not a {cls.__name__}: {error}") from None
+
+
+def _digits(spec: ResNetSpec) -> Recipe:
+    return Recipe(
+        name=f"digits-{spec.name}",
+        spec=spec,
+        dataset="digits",
+        batch_size=64,
+        epochs=30,
+        seed=1,
+    )
+
+
+def _cifar10(spec: ResNetSpec) -> Recipe:
+    return Recipe(
+        name=f"cifar10-{spec.name}",
+        spec=spec,
+        dataset="cifar10",
+        augmentation="pad-crop-flip",
+        batch_size=128,
+        steps=64_000,
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        # keras-resnet train digits-resnet20: the degradation problem in minutes, on a laptop.
+        # Not in the paper. The README's results say what each reaches.
+        _digits(cifar_spec(20)),
+        _digits(cifar_spec(20, shortcut=None)),
+        _digits(cifar_spec(56)),
+        _digits(cifar_spec(56, shortcut=None)),
+        # keras-resnet train cifar10-resnet20: section 4.2. Paper 8.75 % (Table 6).
+        _cifar10(cifar_spec(20)),
+        _cifar10(cifar_spec(20, shortcut=None)),
+        # Tiny twins: every path of the larger recipes in seconds.
+        replace(_digits(cifar_spec(8)), name="digits-tiny", epochs=3),
+        replace(_cifar10(cifar_spec(8)), name="cifar10-tiny", steps=20, holdout=48_000, validate_every=100),
+        Recipe(
+            name="synthetic-tiny",
+            spec=replace(imagenet_spec("bottleneck", (1, 1)), width=8),
+            dataset="synthetic",
+            image_size=64,
+            batch_size=16,
+            steps=40,
+        ),
+    )
+}

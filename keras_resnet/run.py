@@ -1,0 +1,183 @@
+"""The folder of one training: the names of its files, and how they are written whole or not at all."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .recipe import Recipe
+
+_UNFINISHED = ".writing-"
+
+PACKAGES = ("keras-residual", "tensorflow", "keras", "tensorflow-datasets", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training in the folder `path`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def recipe_file(self) -> Path:
+        """The complete recipe, as JSON."""
+        return self.path / "recipe.json"
+
+    @property
+    def provenance_file(self) -> Path:
+        """The command, Python and package versions that started the run."""
+        return self.path / "provenance.json"
+
+    @property
+    def labels_file(self) -> Path:
+        """One class name a line, in the order of the network's outputs."""
+        return self.path / "labels.txt"
+
+    @property
+    def preprocessing_file(self) -> Path:
+        """How a picture becomes the network's input."""
+        return self.path / "preprocessing.json"
+
+    @property
+    def history_file(self) -> Path:
+        """One row an epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def model_file(self) -> Path:
+        """The trained network, of stock Keras layers, giving logits. There only when training is complete."""
+        return self.path / "model.keras"
+
+    @property
+    def evaluation_file(self) -> Path:
+        return self.path / "evaluation.json"
+
+    def recipe(self) -> Recipe:
+        """The run's recipe. Raises `ValueError` where the folder is not a run."""
+        if not self.recipe_file.is_file():
+            raise ValueError(f"{self.path} is not a run: it has no {self.recipe_file.name}; {_runs_near(self.path)}")
+        try:
+            return Recipe.from_json(self.recipe_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.recipe_file}: {error}") from None
+
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.labels_file.read_text(encoding="utf-8").splitlines())
+
+    def begin(self, recipe: Recipe) -> None:
+        """Makes the folder, or finds it made by the same recipe.
+
+        Raises `ValueError` naming the first field in which an earlier run in the folder differs.
+        """
+        if self.recipe_file.exists():
+            earlier = self.recipe()
+            if earlier != recipe:
+                name, was, now = next(
+                    (name, getattr(earlier, name), getattr(recipe, name))
+                    for name in recipe.__dataclass_fields__
+                    if getattr(earlier, name) != getattr(recipe, name)
+                )
+                raise ValueError(
+                    f"{self.path} holds a run with {name}={was!r}, not {now!r}; "
+                    "give the recipe it was started with, or another --run-dir"
+                )
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        provenance = {
+            "command": shlex.join(sys.argv),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in PACKAGES},
+        }
+        write_text(self.provenance_file, json.dumps(provenance, indent=2) + "\n")
+        write_text(self.recipe_file, recipe.to_json())
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other trainings out of the folder, and clears away what a killed one was writing.
+
+        Raises `ValueError` where another process is training there. The lock goes with the process, however it ends.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise ValueError(f"another process is training in {self.path}; give another --run-dir") from None
+        try:
+            for unfinished in self.path.rglob(f"{_UNFINISHED}*"):
+                unfinished.unlink()
+            yield
+        finally:
+            lock.release()
+
+    def require_trained(self) -> None:
+        """Raises `ValueError` unless the run is there and its training is complete."""
+        self.recipe()
+        if not self.model_file.is_file():
+            raise ValueError(
+                f"{self.path} is not trained to its end: it has no {self.model_file.name}; "
+                "give the command that started it again, and it goes on"
+            )
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write; on success it takes the place of `path` at once, on failure it is removed.
+
+    The sibling keeps the ending of `path`, which some writers look at.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=_UNFINISHED, suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    sibling = Path(name)
+    try:
+        yield sibling
+        with open(sibling, "rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        sibling.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner reads
+        os.replace(sibling, path)
+    finally:
+        sibling.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with whole_file(path) as sibling:
+        sibling.write_text(text, encoding="utf-8")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _runs_near(path: Path) -> str:
+    folder = path.parent
+    names = sorted(str(f.parent) for f in folder.glob("*/recipe.json")) if folder.is_dir() else []
+    return f"the runs beside it are {', '.join(names)}" if names else f"no run is in {folder}"

@@ -1,0 +1,194 @@
+"""Train a recipe in a folder. The same call again goes on where the last one ended."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from . import data, distribution
+from .callbacks import Checkpoints, History, ProgressBar
+from .model import build
+from .recipe import Recipe
+from .run import Run, whole_file, write_text
+
+
+def train(
+    recipe: Recipe,
+    run_dir: str | os.PathLike[str],
+    *,
+    checkpoint_seconds: float = 60.0,
+    console: Console | None = None,
+) -> Run:
+    """Trains `recipe` in the folder `run_dir`, or goes on with a training of the same recipe there.
+
+    The complete state is saved every `checkpoint_seconds`; SIGINT and SIGTERM save it and end the training
+    with `KeyboardInterrupt`. A folder whose training is complete is returned as it is.
+
+    Raises:
+        ValueError: the recipe does not fit the data, or the folder holds another recipe's training.
+        OSError: the folder cannot be written. The last checkpoint stays whole.
+    """
+    run = Run(Path(run_dir))
+    console = console or Console(stderr=True)
+    with run.alone():
+        run.begin(recipe)
+        if run.model_file.exists():
+            return run
+        keras.utils.set_random_seed(recipe.seed)
+        if recipe.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        dataset = data.load(
+            recipe.dataset,
+            data_dir=recipe.data_dir,
+            image_size=recipe.image_size,
+            holdout=recipe.holdout,
+            seed=recipe.seed,
+        )
+        preprocessing = data.per_pixel_mean(dataset.train.images, recipe.image_size or dataset.size)
+        write_text(run.labels_file, "".join(f"{label}\n" for label in dataset.labels))
+        write_text(run.preprocessing_file, preprocessing.to_json())
+
+        with distribution.strategy().scope():
+            model = network(recipe, preprocessing.crop, len(dataset.labels), recipe.precision, recipe.weight_decay)
+            compile_for(recipe, model, data.steps_per_epoch(dataset.train, recipe.batch_size))
+        _fit(model, recipe, run, dataset, preprocessing, checkpoint_seconds, console)
+        _publish(model, recipe, run, preprocessing.crop, len(dataset.labels))
+    return run
+
+
+def network(
+    recipe: Recipe, size: int, classes: int, precision: str = "float32", weight_decay: float = 0.0
+) -> keras.Model:
+    """The recipe's network for square pictures of `size` pixels, giving logits."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return build(
+            recipe.spec,
+            input_shape=(size, size, 3),
+            classes=classes,
+            classifier_activation=None,
+            weight_decay=weight_decay,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def compile_for(recipe: Recipe, model: keras.Model, steps_per_epoch: int) -> None:
+    """Compiles `model` with the recipe's loss and optimizer, and builds every variable that training has."""
+    total = recipe.total_steps(steps_per_epoch)
+    starts, multipliers = zip(*recipe.schedule, strict=True)
+    learning_rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+        # Keras' boundaries are the last steps of the old value, ours the first of the new.
+        [round(start * total) - 1 for start in starts[1:]],
+        [recipe.learning_rate * multiplier for multiplier in multipliers],
+    )
+    model.compile(
+        keras.optimizers.SGD(learning_rate, momentum=recipe.momentum),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.optimizer.build(model.trainable_variables)
+    # Metrics get their variables at their first use; a checkpoint can only be restored into variables.
+    logits = np.zeros((model.distribute_strategy.num_replicas_in_sync, model.output_shape[-1]), np.float32)
+    model.compute_metrics(x=None, y=np.zeros(len(logits), np.int32), y_pred=logits)
+    model.reset_metrics()
+
+
+def _fit(
+    model: keras.Model,
+    recipe: Recipe,
+    run: Run,
+    dataset: data.Dataset,
+    preprocessing: data.Preprocessing,
+    checkpoint_seconds: float,
+    console: Console,
+) -> None:
+    steps = data.steps_per_epoch(dataset.train, recipe.batch_size)
+    total = recipe.total_steps(steps)
+    epochs = -(-total // steps)
+    validated = [epoch for epoch in range(1, epochs + 1) if epoch % recipe.validate_every == 0 or epoch == epochs]
+    held_out = dataset.test if dataset.validation is None else dataset.validation
+    validation = data.test_batches(held_out, preprocessing, recipe.batch_size)
+    with _stop_signals() as stop_requested:
+        history = History(run.history_file, steps, recipe.batch_size)
+        checkpoints = Checkpoints(run.checkpoints, history, total, checkpoint_seconds, stop_requested)
+        first = checkpoints.restore(model)
+        if first:
+            console.print(f"{run.path}: going on from step {first} of {total}", highlight=False)
+            history.write()
+        progress = ProgressBar(console, total, steps, recipe.batch_size, first)
+        tensorboard = keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False)
+        try:
+            for begin, end in segments(first, total, steps):
+                batches = data.train_batches(
+                    dataset.train,
+                    preprocessing,
+                    batch_size=recipe.batch_size,
+                    augmentation=recipe.augmentation,
+                    seed=recipe.seed,
+                    first_step=begin,
+                )
+                model.fit(
+                    batches,
+                    initial_epoch=begin // steps,
+                    epochs=-(-end // steps),
+                    steps_per_epoch=min(steps, end - begin),
+                    validation_data=validation,
+                    validation_freq=validated,
+                    callbacks=[history, tensorboard, progress, checkpoints],
+                    shuffle=False,  # the pipeline orders the pictures
+                    verbose=0,
+                )
+        finally:
+            progress.bar.stop()
+
+
+def segments(first: int, total: int, steps_per_epoch: int) -> Iterator[tuple[int, int]]:
+    """The steps from `first` to `total` as spans that one call of `fit` can run: a part of one epoch, or whole epochs.
+
+    At most three: the rest of an epoch that was interrupted, whole epochs, and a last epoch that is cut short.
+    """
+    while first < total:
+        if first % steps_per_epoch or total - first < steps_per_epoch:
+            end = min(total, (first // steps_per_epoch + 1) * steps_per_epoch)
+        else:
+            end = total // steps_per_epoch * steps_per_epoch
+        yield first, end
+        first = end
+
+
+def _publish(model: keras.Model, recipe: Recipe, run: Run, size: int, classes: int) -> None:
+    """Saves the trained weights in a plain float32 network, built outside the strategy."""
+    plain = network(recipe, size, classes)
+    plain.set_weights(model.get_weights())
+    with whole_file(run.model_file) as sibling:
+        plain.save(sibling)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator:
+    """SIGINT and SIGTERM become an answer that is asked for between steps, when the state is whole."""
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if received:  # the second time means now
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: its signals are not ours to take
+        before = {}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

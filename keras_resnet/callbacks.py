@@ -78,7 +78,7 @@ class Checkpoints(keras.callbacks.Callback):
         if found is not None:
             self.step, notes = found
             self.history.rows = notes["history"]
-            self._metrics = [keras.ops.convert_to_numpy(v.value) for v in model.metrics_variables]
+            self._metrics = [variable.numpy() for variable in model.metrics_variables]
         return self.step
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

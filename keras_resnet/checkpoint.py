@@ -6,6 +6,7 @@ damaged file. The two newest are kept, so that there is one to fall back to.
 """
 
 import json
+import struct
 import warnings
 import zipfile
 import zlib
@@ -28,10 +29,12 @@ def save(folder: Path, step: int, model: keras.Model, notes: dict[str, Any]) -> 
     `notes` is what is not a variable, as JSON. Raises `OSError` where the disk is full or may not be written;
     the checkpoints that were there stay.
     """
-    arrays = {name: keras.ops.convert_to_numpy(variable.value) for name, variable in _variables(model)}
+    arrays = {name: variable.numpy() for name, variable in _variables(model)}
     path = folder / f"step-{step:08d}.npz"
     with whole_file(path) as sibling:
-        np.savez(sibling, **{_NOTES: np.array(json.dumps(notes))}, **arrays)
+        # The names too, so that an entry that damage has hidden is missed.
+        text = json.dumps({"names": list(arrays), "notes": notes})
+        np.savez(sibling, allow_pickle=False, **{_NOTES: np.array(text)} | arrays)
     for old in _newest_first(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
@@ -47,14 +50,15 @@ def restore(folder: Path, model: keras.Model) -> tuple[int, dict[str, Any]] | No
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-            notes = json.loads(arrays.pop(_NOTES).item())
-            step = int(path.stem.removeprefix("step-"))
+            text = json.loads(arrays.pop(_NOTES).item())
+            if text["names"] != list(arrays):
+                raise ValueError("its arrays are not those it was written with")
         # What zipfile, zlib and numpy raise for bytes that are cut off or changed.
-        except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, KeyError, EOFError, RuntimeError) as error:
             warnings.warn(f"{path} is damaged ({error}); going on from the one before", stacklevel=2)
             continue
         _assign(path, model, arrays)
-        return step, notes
+        return int(path.stem.removeprefix("step-")), text["notes"]
     return None
 
 
@@ -72,9 +76,9 @@ def _assign(path: Path, model: keras.Model, arrays: dict[str, np.ndarray]) -> No
 def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
     groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
     for group, variables in groups.items():
-        # Numbered, because paths repeat: every metric has a "total".
+        # Numbered, because every metric has a "total". Only layers have names that are the same in every process.
         for number, variable in enumerate(variables):
-            yield f"{group}/{number:05d}/{variable.path}", variable
+            yield f"{group}/{number:05d}/{variable.path if group == 'model' else variable.name}", variable
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -8,8 +8,9 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,15 +27,17 @@ DESCRIPTION = "Deep residual networks (He et al., 2015): train, test, export to 
 
 # Fields of the value stand on the command line without a prefix: --learning-rate, --spec.shortcut.
 Inline = tyro.conf.arg(name="")
+SAVED_MODELS = Path("saved_models")
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit status: 0, or 2 where the user can mend what is wrong, or 130 when interrupted."""
+    """Runs one verb. Returns the exit status: 2 where the user can mend what is wrong, 130 when interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     if args == ["--version"]:
         print(f"keras_resnet {__version__}")
         return 0
+    warnings.formatwarning = lambda message, *_, **__: f"keras-resnet: {message}\n"
     verbs: dict[str, Callable[..., None]] = {
         "list": list_,
         "show": _show(None),
@@ -74,7 +77,7 @@ def _name(what: str, args: list[str]) -> str | None:
 
 def list_(*, json: Flag = False) -> None:
     """Networks and recipes, with parameters, multiply-adds and the paper's error."""
-    networks = []
+    networks: list[dict[str, Any]] = []
     for name, spec in NETWORKS.items():
         size, classes = _usual(spec)
         summary = summarize(spec, size, classes)
@@ -105,7 +108,9 @@ def list_(*, json: Flag = False) -> None:
             row["paper_source"] or "",
         )
     _console().print(table)
-    table = _table("Recipes (keras-resnet train NAME)", "name", "network", "dataset", ">length", ">batch", ">paper's error")
+    table = _table(
+        "Recipes (keras-resnet train NAME)", "name", "network", "dataset", ">length", ">batch", ">paper's error"
+    )
     for recipe in RECIPES.values():
         paper = PAPER_ERRORS.get(recipe.spec.name) if recipe.dataset == "cifar10" else None
         length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
@@ -139,7 +144,10 @@ def _show(default: ResNetSpec | None) -> Callable[..., None]:
         summaries = []
         for one in specs:
             usual_size, usual_classes = _usual(one)
-            size, count = usual_size if input_size is None else input_size, usual_classes if classes is None else classes
+            size, count = (
+                usual_size if input_size is None else input_size,
+                usual_classes if classes is None else classes,
+            )
             if size < 1 or count < 1:
                 raise ValueError(f"input_size is {size} and classes is {count}; give positive numbers")
             summaries.append(summarize(one, size, count))
@@ -247,7 +255,7 @@ def evaluate(run: tyro.conf.Positional[Path], *, batch_size: int = 256, json: Fl
     print(f"next: keras-resnet export {run}")
 
 
-def export(run: tyro.conf.Positional[Path], *, to: Path = Path("saved_models"), json: Flag = False) -> None:
+def export(run: tyro.conf.Positional[Path], *, to: Path = SAVED_MODELS, json: Flag = False) -> None:
     """A SavedModel for TF Serving, verified before it appears as TO/NAME/VERSION.
 
     Args:
@@ -270,7 +278,11 @@ def export(run: tyro.conf.Positional[Path], *, to: Path = Path("saved_models"), 
 
 
 def predict(
-    target: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[Path, ...]], *, top: int = 5, json: Flag = False
+    target: tyro.conf.Positional[Path],
+    images: tyro.conf.Positional[tuple[Path, ...]],
+    *,
+    top: int = 5,
+    json: Flag = False,
 ) -> None:
     """Labels and probabilities of picture files.
 
@@ -325,7 +337,8 @@ def _import_tensorflow() -> None:
     with _held_back_stderr():
         import tensorflow as tf
 
-        tf.config.list_physical_devices()  # looking for GPUs is noisy too
+        if not tf.config.list_physical_devices("GPU"):
+            tf.constant(0)  # finding out that there is no GPU is noisy too
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -32,7 +33,7 @@ def export(run_dir: str | os.PathLike[str], *, to: str | os.PathLike[str] = "sav
     `tensor`: `inputs`, float32 `[batch, size, size, 3]`, already preprocessed, to `logits [batch, classes]`.
 
     Raises:
-        ValueError: the run is not there or not trained to its end, or the SavedModel answers otherwise than the network.
+        ValueError: the run is not there or not trained to its end, or the SavedModel disagrees with the network.
         OSError: the folder cannot be written.
     """
     run = Run(Path(run_dir))
@@ -130,7 +131,7 @@ def _rename_to_next_version(folder: Path, base: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _silence():
+def _silence() -> Iterator[None]:
     """ExportArchive prints its signatures."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield

@@ -11,9 +11,7 @@ from . import data
 from .run import Run
 
 
-def predict(
-    target: str | os.PathLike[str], images: list[str] | list[Path], *, top: int = 5
-) -> list[dict[str, Any]]:
+def predict(target: str | os.PathLike[str], images: list[str] | list[Path], *, top: int = 5) -> list[dict[str, Any]]:
     """For each picture file `{"image", "classes", "scores"}`, the `top` classes, most probable first.
 
     `target` is a run, one version of an export, or the folder of its versions (then the newest answers).
@@ -28,7 +26,9 @@ def predict(
     elif Run(target).recipe_file.is_file():
         probabilities, labels = _ask_run(Run(target), encoded)
     else:
-        raise ValueError(f"{target} is neither a run (recipe.json) nor an export (saved_model.pb, or numbered versions)")
+        raise ValueError(
+            f"{target} is neither a run (recipe.json) nor an export (saved_model.pb, or numbered versions)"
+        )
     answers = []
     for image, row in zip(images, probabilities, strict=True):
         best = row.argsort()[::-1][:top]

@@ -19,7 +19,7 @@ PAPER_DROPS = ((0.0, 1.0), (0.5, 0.1), (0.75, 0.01))  # at 32k and 48k of 64k it
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training run. Raises `ValueError` where a field is not usable, naming the value and the choices."""
+    """One training run. Raises `ValueError` where a field is not usable, naming the value."""
 
     name: str
     """names the run's folder and the export"""
@@ -34,7 +34,7 @@ class Recipe:
     holdout: int = 0
     """pictures kept from the training split to validate on; 0: validate on the test split"""
     augmentation: Augmentation = "none"
-    """"pad-crop-flip": a random crop of the picture padded by an eighth of its side, or its mirror image (section 4.2)"""
+    """"pad-crop-flip": pad by an eighth of the side, take a random crop or its mirror image (section 4.2)"""
     batch_size: int = 128
     """pictures a step, over all devices together"""
     epochs: float | None = None

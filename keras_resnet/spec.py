@@ -131,7 +131,7 @@ class ResNetSpec:
 
     @property
     def default_shortcut(self) -> Shortcut:
-        """The paper uses A for all CIFAR networks (section 4.2), B for the ImageNet ones (Table 4, 50 layers and up)."""
+        """The paper uses A for all CIFAR networks (section 4.2), B for the ImageNet ones (Table 3)."""
         return "A" if self.stem == "cifar" else "B"
 
     @property
@@ -204,7 +204,9 @@ class ResNetSpec:
         def conv(c: Convolution, stage: str, size: tuple[int, int], on_shortcut: bool = False) -> tuple[int, int]:
             size = _strided(size, c.kernel, c.stride)
             layers.append(
-                Layer(f"{c.name}_conv", "convolution", stage, c.inputs, c.outputs, size, c.kernel, c.stride, on_shortcut)
+                Layer(
+                    f"{c.name}_conv", "convolution", stage, c.inputs, c.outputs, size, c.kernel, c.stride, on_shortcut
+                )
             )
             return size
 
@@ -248,7 +250,9 @@ def _strided(size: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]
 def cifar_spec(depth: int, shortcut: Shortcut | None = "A") -> ResNetSpec:
     """The 6n+2 family of section 4.2: three stages of n basic units with 16, 32 and 64 channels."""
     if depth < 8 or (depth - 2) % 6:
-        raise ValueError(f"depth is {depth}; the CIFAR networks have 6n+2 layers: 8, 14, 20, 32, 44, 56, 110, 1202, ...")
+        raise ValueError(
+            f"depth is {depth}; the CIFAR networks have 6n+2 layers: 8, 14, 20, 32, 44, 56, 110, 1202, ..."
+        )
     return ResNetSpec(stem="cifar", blocks=((depth - 2) // 6,) * 3, width=16, shortcut=shortcut)
 
 

@@ -63,9 +63,9 @@ def per_pixel_mean(images: np.ndarray, size: int) -> Preprocessing:
     Dividing by 255 as well keeps activations near one; batch norm makes the network blind to it.
     `images`: uint8 `[N, H, W, 3]`; where they are of another size than `size`, the mean picture is resized.
     """
-    mean = np.mean(images, axis=0, dtype=np.float64).astype(np.float32)
+    picture = np.asarray(np.mean(images, axis=0, keepdims=True, dtype=np.float64), np.float32)
     blank = Preprocessing(resize=size, crop=size, mean=(0.0, 0.0, 0.0), scale=(1.0, 1.0, 1.0))
-    mean = test_view(blank, mean[np.newaxis]).numpy()[0]
+    mean = test_view(blank, picture).numpy()[0]
     return Preprocessing(resize=size, crop=size, mean=_tuples(mean.tolist()), scale=(255.0, 255.0, 255.0))
 
 

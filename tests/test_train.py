@@ -1,0 +1,265 @@
+import csv
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resnet import data
+from keras_resnet.recipe import RECIPES
+from keras_resnet.run import Run
+from keras_resnet.train import compile_for, network, segments, train
+
+TINY = replace(RECIPES["digits-tiny"], deterministic=True)
+COMMAND = [sys.executable, "-m", "keras_resnet", "train", "digits-tiny", "--deterministic"]
+
+
+def history(run):
+    """The rows without the timings."""
+    with open(run.history_file, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def weights(run):
+    return keras.models.load_model(run.model_file).get_weights()
+
+
+def same(a, b):
+    return len(a) == len(b) and all((x == y).all() for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A run of the command that the tests below interrupt."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    subprocess.run([*COMMAND, "--epochs", "4", "--run-dir", folder], check=True, capture_output=True)
+    return Run(folder)
+
+
+def test_the_run_holds_what_it_should(digits_run):
+    rows = history(digits_run)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert set(rows[0]) == {"epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy"}
+    assert float(rows[-1]["val_accuracy"]) > 0.9
+    assert list(digits_run.tensorboard.glob("train/events*")) and list(digits_run.tensorboard.glob("validation/events*"))
+    names = {path.name for path in digits_run.path.iterdir()}
+    assert names >= {"recipe.json", "provenance.json", "labels.txt", "preprocessing.json", "history.csv", "model.keras"}
+
+
+def test_a_complete_run_is_left_as_it_is(digits_run):
+    before = digits_run.model_file.stat().st_mtime_ns
+    train(RECIPES["digits-tiny"], digits_run.path)
+    assert digits_run.model_file.stat().st_mtime_ns == before
+
+
+def test_the_learning_rate_follows_the_schedule():
+    """Section 4.2 in small: 0.1 for the first half, then 0.01, for the last quarter 0.001."""
+    recipe = replace(TINY, epochs=None, steps=8, learning_rate=0.1)
+    model = network(recipe, 8, 10)
+    compile_for(recipe, model, steps_per_epoch=4)
+    rates = []
+    for _ in range(8):
+        rates.append(float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)))
+        model.train_on_batch(np.zeros((2, 8, 8, 3)), np.zeros(2))
+    assert rates == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+
+
+def test_one_step_is_sgd_with_momentum_and_the_papers_weight_decay():
+    """v = 0.9 v - 0.1 (g + 1e-4 w); w = w + v for kernels (KaimingHe/deep-residual-networks README), computed by hand."""
+    recipe = replace(TINY, weight_decay=1e-2)
+    model = network(recipe, 8, 10, weight_decay=recipe.weight_decay)
+    compile_for(recipe, model, steps_per_epoch=100)
+    rng = np.random.default_rng(0)
+    wanted = [w.numpy() for w in model.trainable_variables]
+    velocity = [np.zeros_like(w) for w in wanted]
+    for _ in range(2):
+        images, labels = rng.normal(size=(4, 8, 8, 3)).astype("float32"), rng.integers(0, 10, 4)
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        for i, (variable, gradient) in enumerate(zip(model.trainable_variables, gradients, strict=True)):
+            decay = 1e-2 * wanted[i] if variable.path.endswith("kernel") else 0.0
+            velocity[i] = 0.9 * velocity[i] - 0.1 * (gradient.numpy() + decay)
+            wanted[i] = wanted[i] + velocity[i]
+        model.train_on_batch(images, labels)
+        for variable, value in zip(model.trainable_variables, wanted, strict=True):
+            np.testing.assert_allclose(variable.numpy(), value, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "total", "spans"),
+    [
+        (0, 60, [(0, 60)]),
+        (0, 64, [(0, 60), (60, 64)]),
+        (7, 64, [(7, 20), (20, 60), (60, 64)]),
+        (40, 64, [(40, 60), (60, 64)]),
+        (62, 64, [(62, 64)]),
+        (0, 5, [(0, 5)]),
+        (64, 64, []),
+    ],
+)
+def test_segments(first, total, spans):
+    assert list(segments(first, total, 20)) == spans
+
+
+def test_a_length_that_is_no_whole_number_of_epochs(tmp_path):
+    run = train(replace(TINY, epochs=1.5), tmp_path)
+    assert [row["epoch"] for row in history(run)] == ["1", "2"]
+    assert history(run)[1]["val_accuracy"]
+
+
+def test_validation_is_on_the_held_out_pictures_every_so_often(tmp_path):
+    run = train(replace(TINY, holdout=100, validate_every=2), tmp_path)
+    assert [bool(row["val_accuracy"]) for row in history(run)] == [False, True, True]
+    hundredths = float(history(run)[2]["val_accuracy"]) * 100
+    assert hundredths == pytest.approx(round(hundredths), abs=1e-4)
+
+
+def test_a_stopped_training_goes_on_to_the_same_end(unbroken, tmp_path):
+    """SIGTERM in the middle of an epoch: the state is saved, and the rest is bit for bit what it would have been."""
+    command = [*COMMAND, "--epochs", "4", "--run-dir", tmp_path]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("epoch 1/4"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate()
+    if process.returncode == 0:
+        pytest.fail("the training was over before it could be stopped")
+    assert process.returncode == 130
+    assert "stopped" in errors
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "going on from step" in done.stderr
+    assert history(Run(tmp_path)) == history(unbroken)
+    assert same(weights(Run(tmp_path)), weights(unbroken))
+
+
+@pytest.mark.slow
+def test_twenty_kills(tmp_path):
+    """kill -9 at random moments, twenty times: in start-up, in mid-epoch, while a checkpoint is written."""
+    rng = random.Random(0)
+    arguments = ["--epochs", "60", "--checkpoint-seconds", "0.2"]
+    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
+    subprocess.run([*COMMAND, *arguments, "--run-dir", whole.path], check=True, capture_output=True)
+    command = [*COMMAND, *arguments, "--run-dir", str(killed.path)]
+    resumed = set()
+    for _ in range(20):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        seen = []
+        # Kills come between the start of training and a second later, and now and then before it starts.
+        for line in process.stderr:
+            seen.append(line)
+            if rng.random() < 0.1 or line.startswith("epoch"):
+                break
+        time.sleep(rng.uniform(0.0, 1.0))
+        process.kill()
+        seen.append(process.communicate()[1])
+        assert process.returncode == -signal.SIGKILL, "the run was over before the twentieth kill"
+        resumed |= {int(text.split("step ")[1].split()[0]) for text in seen if "going on from step" in text}
+    subprocess.run(command, check=True, capture_output=True)
+    assert any(step % 22 for step in resumed), "no checkpoint in mid-epoch was gone on from"
+    assert history(killed) == history(whole)
+    assert same(weights(killed), weights(whole))
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(unbroken, tmp_path):
+    command = [*COMMAND, "--epochs", "4", "--checkpoint-seconds", "0.01", "--run-dir", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("epoch 2/4"):
+            process.kill()
+            break
+    process.communicate()
+    newest = max(Run(tmp_path).checkpoints.glob("step-*.npz"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{newest} is damaged" in done.stderr and "going on from step" in done.stderr
+    assert history(Run(tmp_path)) == history(unbroken)
+    assert same(weights(Run(tmp_path)), weights(unbroken))
+
+
+def limit_file_size():
+    """A write beyond 300 kB fails as on a full disk; the checkpoint of this network has 627 kB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+
+def test_a_full_disk_is_one_clear_line_and_the_last_checkpoint_stays(tmp_path):
+    command = [*COMMAND, "--epochs", "40", "--checkpoint-seconds", "0.1", "--run-dir", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("epoch 3/"):
+            process.kill()
+            break
+    process.communicate()
+    before = {path.name: path.read_bytes() for path in Run(tmp_path).checkpoints.iterdir() if path.name.startswith("step")}
+    assert before
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_file_size)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("keras-resnet: ") and "File too large" in done.stderr
+    assert {path.name: path.read_bytes() for path in Run(tmp_path).checkpoints.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    done = subprocess.run([*COMMAND, "--run-dir", str(tmp_path / "file" / "run")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Not a directory" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_mixed_precision_trains_and_leaves_a_float32_network(tmp_path):
+    run = train(replace(TINY, precision="mixed_bfloat16", epochs=1), tmp_path)
+    model = keras.models.load_model(run.model_file)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_the_saved_network_is_of_stock_layers_and_opens_without_this_package(digits_run, tmp_path):
+    code = f"import sys; sys.modules['keras_resnet'] = None; import keras; print(keras.models.load_model({str(digits_run.model_file)!r}).count_params())"
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    # ResNet-8 by hand: 3x3 convolutions 432 + 2*2304 + 4608 + 9216 + 18432 + 36864, BN 4*(3*16 + 2*32 + 2*64), dense 650.
+    assert done.stdout.split()[-1] == str(432 + 2 * 2304 + 4608 + 9216 + 18432 + 36864 + 4 * (48 + 64 + 128) + 650)
+
+
+def test_two_replicas_train_as_one_device_does(tmp_path, monkeypatch):
+    """Synchronised batch norm and a global batch: the same loss, and a network without a trace of the replicas."""
+    recipe = replace(RECIPES["digits-tiny"], epochs=None, steps=10, validate_every=100, weight_decay=1e-3)
+    alone = train(recipe, tmp_path / "alone")
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    monkeypatch.setattr("keras_resnet.distribution.strategy", lambda: strategy)
+    replicas = train(recipe, tmp_path / "replicas")
+    for a, b in zip(history(alone), history(replicas), strict=True):
+        assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, rel=2e-3)
+    for a, b in zip(weights(alone), weights(replicas), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+    assert not any(getattr(layer, "synchronized", False) for layer in keras.models.load_model(replicas.model_file).layers)
+
+
+@pytest.mark.slow
+def test_cifar10(tmp_path):
+    """The tiny twin of the paper's recipe, on the real pictures."""
+    if not os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", ""), "cifar10")):
+        pytest.skip("CIFAR-10 is not at TFDS_DATA_DIR")
+    run = train(replace(RECIPES["cifar10-tiny"], steps=60, holdout=45_000), tmp_path)
+    preprocessing = data.Preprocessing.read(run.preprocessing_file)
+    assert preprocessing.crop == 32
+    assert np.shape(preprocessing.mean) == (32, 32, 3)
+    assert float(history(run)[-1]["val_accuracy"]) > 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_resnet20_reads_digits(tmp_path, seed):
+    """Far from chance (90 %), near what the README reports (median of three seeds at most 2 %)."""
+    run = train(replace(RECIPES["digits-resnet20"], seed=seed), tmp_path)
+    assert 1 - float(history(run)[-1]["val_accuracy"]) <= 0.03

@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            error = OSError(f"{error.filename}: {error.strerror}")  # without the number that Python puts before it
         print(f"keras-resnet: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

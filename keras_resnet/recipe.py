@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .spec import ResNetSpec, cifar_spec, imagenet_spec, require
 
-Augmentation = Literal["none", "pad-crop-flip"]
+Augmentation = Literal["none", "pad-crop", "pad-crop-flip"]
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 
 PAPER_DROPS = ((0.0, 1.0), (0.5, 0.1), (0.75, 0.01))  # at 32k and 48k of 64k iterations (section 4.2)
@@ -34,7 +34,8 @@ class Recipe:
     holdout: int = 0
     """pictures kept from the training split to validate on; 0: validate on the test split"""
     augmentation: Augmentation = "none"
-    """"pad-crop-flip": pad by an eighth of the side, take a random crop or its mirror image (section 4.2)"""
+    """"pad-crop-flip": pad by an eighth of the side, take a random crop or its mirror image (section 4.2);
+    "pad-crop": never the mirror image, for what has a left and a right"""
     batch_size: int = 128
     """pictures a step, over all devices together"""
     epochs: float | None = None
@@ -44,7 +45,7 @@ class Recipe:
     learning_rate: float = 0.1
     """the peak, which `schedule` multiplies"""
     schedule: tuple[tuple[float, float], ...] = PAPER_DROPS
-    """pieces (from, multiplier): from that fraction of the run on, the learning rate is the peak times the multiplier"""
+    """pieces (from, multiplier): from that fraction of the run on, the rate is the peak times the multiplier"""
     momentum: float = 0.9
     """of SGD"""
     weight_decay: float = 1e-4
@@ -125,6 +126,7 @@ def _digits(spec: ResNetSpec) -> Recipe:
         name=f"digits-{spec.name}",
         spec=spec,
         dataset="digits",
+        augmentation="pad-crop",
         batch_size=64,
         epochs=30,
         seed=1,

@@ -160,6 +160,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.umask(umask)
         sibling.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner reads
         os.replace(sibling, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say which file
     finally:
         sibling.unlink(missing_ok=True)
 

@@ -116,7 +116,8 @@ def _fit(
     epochs = -(-total // steps)
     validated = [epoch for epoch in range(1, epochs + 1) if epoch % recipe.validate_every == 0 or epoch == epochs]
     held_out = dataset.test if dataset.validation is None else dataset.validation
-    validation = data.test_batches(held_out, preprocessing, recipe.batch_size)
+    # Without an end, and with a number of steps: else fit starts the pipeline twice for each validation.
+    validation = data.test_batches(held_out, preprocessing, recipe.batch_size).repeat()
     with _stop_signals() as stop_requested:
         history = History(run.history_file, steps, recipe.batch_size)
         checkpoints = Checkpoints(run.checkpoints, history, total, checkpoint_seconds, stop_requested)
@@ -142,6 +143,7 @@ def _fit(
                     epochs=-(-end // steps),
                     steps_per_epoch=min(steps, end - begin),
                     validation_data=validation,
+                    validation_steps=-(-len(held_out) // recipe.batch_size),
                     validation_freq=validated,
                     callbacks=[history, tensorboard, progress, checkpoints],
                     shuffle=False,  # the pipeline orders the pictures

@@ -52,13 +52,17 @@ def small(spec):
     return model
 
 
+def array(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
 def part(model, start, end):
     """The layers of `model` after the one called `start` ("" for its input), up to the one called `end`."""
     return keras.Model(model.get_layer(start).output if start else model.input, model.get_layer(end).output)
 
 
 def values(model, inputs):
-    return keras.ops.convert_to_numpy(model(np.asarray(inputs, "float32"), training=False))
+    return array(model(np.asarray(inputs, "float32"), training=False))
 
 
 def pictures(*shape):
@@ -185,8 +189,11 @@ def test_saved_models_open_where_this_package_is_not_installed(tmp_path):
         # On the CPU, where the same operations give the same bits.
         with tf.device("CPU:0"):
             np.testing.assert_array_equal(outputs[name], values(small(spec), images), err_msg=label(spec))
-    # Networks of other weights and topology answer otherwise: the files were not mixed up.
-    assert len({outputs[name].tobytes() for name in names}) == len(names)
+    # Each network answers otherwise, so no file stands for another. Only without shortcuts are the two orders one
+    # chain of the same layers.
+    assert len({outputs[name].tobytes() for name in names}) == len(
+        {replace(s, order="post") if s.shortcut is None else s for s in SMALL}
+    )
 
 
 def test_zero_padding_shortcut_appends_its_zeros_after_the_real_channels():
@@ -223,7 +230,7 @@ def test_zero_padding_shortcut_where_only_the_channels_change():
 def test_a_unit_is_its_shortcut_plus_its_branch(shortcut):
     """Equation 1 and 2: y = F(x) + x, or F(x) + W x; ReLU after the addition (Fig. 2)."""
     model = small(replace(CIFAR, shortcut=shortcut))
-    x = np.abs(pictures(2, 6, 6, 4))
+    x = np.abs(pictures(2, 32, 32, 4))
     branch = values(part(model, "conv2_block2_out", "conv3_block1_2_bn"), x)
     across = {
         "A": lambda: np.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (0, 4))),
@@ -236,20 +243,18 @@ def test_a_unit_is_its_shortcut_plus_its_branch(shortcut):
     assert (branch < 0).any(), "nothing for the ReLU to cut"
 
 
-@pytest.mark.parametrize("spec", [s for s in SMALL if s.order == "pre" and s.shortcut], ids=label)
+@pytest.mark.parametrize("spec", [s for s in SMALL if s.order == "pre" and s.shortcut in ("A", "B")], ids=label)
 def test_pre_activation_carries_its_input_through_a_stage(spec):
     """He et al. (2016), equation 4: with identity shortcuts, x_L = x_l + the sum of the residual branches between."""
     spec = replace(spec, blocks=(3, 1))
     stage = next(spec.stages())
-    if spec.shortcut == "C":
-        pytest.skip("every shortcut computes")
     identities = [unit for unit in stage if unit.shortcut == "identity"]
     assert len(identities) >= 2
     model = small(spec)
     inputs = {3: "pool1_pool" if spec.stem == "imagenet" else "conv1_conv", 2: f"{stage[0].name}_out"}[len(identities)]
     ends = [inputs, *(f"{unit.convolutions[-1].name}_conv" for unit in identities), f"{stage[-1].name}_out"]
     probe = keras.Model(model.input, [model.get_layer(name).output for name in ends])
-    x, *branches, out = (np.asarray(value) for value in probe(pictures(2, 32, 32, 3), training=False))
+    x, *branches, out = (array(value) for value in probe(pictures(2, 32, 32, 3), training=False))
     np.testing.assert_allclose(out, x + sum(branches), rtol=1e-5, atol=1e-5)
 
 
@@ -281,7 +286,7 @@ def test_convolutions_are_padded_alike_on_all_sides(spec, start, end, size):
     piece = part(model, start, end)
     layer = model.get_layer(end)
     x = pictures(2, *size, piece.input.shape[-1])
-    wanted = convolve(x, np.asarray(layer.kernel), layer.strides[0])
+    wanted = convolve(x, array(layer.kernel), layer.strides[0])
     np.testing.assert_allclose(values(piece, x), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -308,7 +313,7 @@ def test_pool_before_any_relu_lets_negative_values_through():
 
 @pytest.mark.parametrize("spec", [CIFAR, replace(IMAGENET, block="bottleneck", order="pre")], ids=label)
 def test_constants_of_every_layer(spec):
-    """Section 3.4: BN after each convolution, so none has a bias; momentum 0.9 and epsilon 1e-5 as in Caffe and torch."""
+    """Section 3.4: BN follows convolutions, so none has a bias; momentum 0.9, epsilon 1e-5 as in Caffe and torch."""
     model = build(spec, classes=5)
     convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
@@ -321,7 +326,7 @@ def test_constants_of_every_layer(spec):
         assert (layer.epsilon, layer.momentum, layer.center, layer.scale) == (1e-5, 0.9, True, True)
         assert not layer.synchronized
         for weight, start in ((layer.gamma, 1), (layer.beta, 0), (layer.moving_mean, 0), (layer.moving_variance, 1)):
-            assert (np.asarray(weight) == start).all()
+            assert (array(weight) == start).all()
 
 
 def test_he_initialisation():
@@ -329,19 +334,19 @@ def test_he_initialisation():
     model = build(replace(NETWORKS["resnet50"], blocks=(1, 1)), classes=1000)
     kernels = [layer.kernel for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.Dense))]
     assert len(kernels) == 1 + 2 * 4 + 1
-    for kernel in map(np.asarray, kernels):
+    for kernel in map(array, kernels):
         wanted = np.sqrt(2 / np.prod(kernel.shape[:-1]))
         # The relative error of a standard deviation from n samples is about 1 / sqrt(2 n); five of these.
         assert abs(kernel.std() / wanted - 1) < 5 / np.sqrt(2 * kernel.size)
         assert abs(kernel.mean()) < 5 * wanted / np.sqrt(kernel.size)
-    assert (np.asarray(model.get_layer("predictions").bias) == 0).all()
+    assert (array(model.get_layer("predictions").bias) == 0).all()
 
 
 def test_initial_weights_follow_the_seed_and_differ_between_layers():
     def kernels(seed):
         keras.utils.set_random_seed(seed)
         model = build(CIFAR, classes=5)
-        return [np.asarray(model.get_layer(f"conv2_block{unit}_1_conv").kernel) for unit in (1, 2)]
+        return [array(model.get_layer(f"conv2_block{unit}_1_conv").kernel) for unit in (1, 2)]
 
     first, second = kernels(1)
     again, _ = kernels(1)
@@ -358,7 +363,7 @@ def test_weight_decay_is_half_of_it_times_the_squared_kernels(spec):
     kernels = [variable for variable in model.trainable_variables if variable.path.endswith("kernel")]
     convolutions = sum(layer.kind == "convolution" for layer in spec.layers(32, 5))
     assert len(kernels) == convolutions + 1
-    wanted = 1e-4 / 2 * sum(float(np.square(np.asarray(kernel, "float64")).sum()) for kernel in kernels)
+    wanted = 1e-4 / 2 * sum(float(np.square(array(kernel).astype("float64")).sum()) for kernel in kernels)
     assert float(sum(model.losses)) == pytest.approx(wanted, rel=1e-5)
 
 
@@ -453,7 +458,7 @@ def test_input_tensor():
     inputs = keras.Input((32, 32, 3))
     scaled = layers.Rescaling(1 / 255)(inputs)
     model = build(IMAGENET, input_tensor=scaled, classes=5)
-    assert model.input is inputs
+    assert keras.tree.flatten(model.input) == [inputs]
     plain = small(IMAGENET)
     model.set_weights(plain.get_weights())
     images = pictures(2, 32, 32, 3)

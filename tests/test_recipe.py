@@ -29,7 +29,7 @@ def test_the_papers_cifar_recipe():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"augmentation": "mixup"}, "'mixup'.*'none', 'pad-crop-flip'"),
+        ({"augmentation": "mixup"}, "'mixup'.*'none', 'pad-crop', 'pad-crop-flip'"),
         ({"precision": "half"}, "'half'.*'float32'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),

@@ -50,7 +50,8 @@ def test_the_run_holds_what_it_should(digits_run):
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert set(rows[0]) == {"epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy"}
     assert float(rows[-1]["val_accuracy"]) > 0.9
-    assert list(digits_run.tensorboard.glob("train/events*")) and list(digits_run.tensorboard.glob("validation/events*"))
+    for part in ("train", "validation"):
+        assert list(digits_run.tensorboard.glob(f"{part}/events*"))
     names = {path.name for path in digits_run.path.iterdir()}
     assert names >= {"recipe.json", "provenance.json", "labels.txt", "preprocessing.json", "history.csv", "model.keras"}
 
@@ -74,7 +75,7 @@ def test_the_learning_rate_follows_the_schedule():
 
 
 def test_one_step_is_sgd_with_momentum_and_the_papers_weight_decay():
-    """v = 0.9 v - 0.1 (g + 1e-4 w); w = w + v for kernels (KaimingHe/deep-residual-networks README), computed by hand."""
+    """v = 0.9 v - 0.1 (g + decay w); w = w + v, kernels decayed (Caffe's form, which the authors used), by hand."""
     recipe = replace(TINY, weight_decay=1e-2)
     model = network(recipe, 8, 10, weight_decay=recipe.weight_decay)
     compile_for(recipe, model, steps_per_epoch=100)
@@ -201,12 +202,12 @@ def test_a_full_disk_is_one_clear_line_and_the_last_checkpoint_stays(tmp_path):
             process.kill()
             break
     process.communicate()
-    before = {path.name: path.read_bytes() for path in Run(tmp_path).checkpoints.iterdir() if path.name.startswith("step")}
+    before = {path.name: path.read_bytes() for path in Run(tmp_path).checkpoints.glob("step*")}
     assert before
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_file_size)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("keras-resnet: ") and "File too large" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("keras-resnet: ") and "npz: File too large" in done.stderr
     assert {path.name: path.read_bytes() for path in Run(tmp_path).checkpoints.iterdir()} == before
 
 
@@ -225,9 +226,15 @@ def test_mixed_precision_trains_and_leaves_a_float32_network(tmp_path):
 
 
 def test_the_saved_network_is_of_stock_layers_and_opens_without_this_package(digits_run, tmp_path):
-    code = f"import sys; sys.modules['keras_resnet'] = None; import keras; print(keras.models.load_model({str(digits_run.model_file)!r}).count_params())"
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    # ResNet-8 by hand: 3x3 convolutions 432 + 2*2304 + 4608 + 9216 + 18432 + 36864, BN 4*(3*16 + 2*32 + 2*64), dense 650.
+    code = """
+import sys
+sys.modules["keras_resnet"] = None
+import keras
+print(keras.models.load_model(sys.argv[1]).count_params())
+"""
+    command = [sys.executable, "-I", "-c", code, digits_run.model_file]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    # ResNet-8 by hand: 3x3 convolutions, four numbers a channel of BN, dense.
     assert done.stdout.split()[-1] == str(432 + 2 * 2304 + 4608 + 9216 + 18432 + 36864 + 4 * (48 + 64 + 128) + 650)
 
 
@@ -242,7 +249,8 @@ def test_two_replicas_train_as_one_device_does(tmp_path, monkeypatch):
         assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, rel=2e-3)
     for a, b in zip(weights(alone), weights(replicas), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
-    assert not any(getattr(layer, "synchronized", False) for layer in keras.models.load_model(replicas.model_file).layers)
+    left = keras.models.load_model(replicas.model_file)
+    assert not any(getattr(layer, "synchronized", False) for layer in left.layers)
 
 
 @pytest.mark.slow

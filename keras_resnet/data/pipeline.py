@@ -43,8 +43,9 @@ def train_batches(
         # A permutation that is computed place by place, so no order of the whole split has to be kept.
         indices = tf.random.experimental.index_shuffle(place, tf.stack([seed, epoch]), total - 1)
         pictures = normalize(preprocessing, test_view(preprocessing, tf.gather(images, indices)))
-        if augmentation == "pad-crop-flip":
-            pictures = views.pad_crop_flip(pictures, preprocessing.crop // 8, tf.stack([seed, step]))
+        if augmentation in ("pad-crop", "pad-crop-flip"):
+            padding, flip = preprocessing.crop // 8, augmentation == "pad-crop-flip"
+            pictures = views.pad_crop(pictures, padding, flip, tf.stack([seed, step]))
         return pictures, tf.gather(labels, indices)
 
     batches = tf.data.Dataset.counter(first_step).map(batch, num_parallel_calls=PARALLEL_CALLS, deterministic=True)

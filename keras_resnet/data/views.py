@@ -7,8 +7,8 @@ is decided by the seed and its place in the global batch, and by nothing else.
 import tensorflow as tf
 
 
-def pad_crop_flip(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor:
-    """Section 4.2: pad with zeros on each side, take a random crop of the old size, mirror it half of the time.
+def pad_crop(images: tf.Tensor, padding: int, flip: bool, seed: tf.Tensor) -> tf.Tensor:
+    """Section 4.2: pad with zeros on each side, take a random crop of the old size; with `flip`, mirror half of them.
 
     `images`: `[N, H, W, C]`, already centred so that zero is the mean; `seed`: int `[2]`. Returns the same shape.
     """
@@ -16,7 +16,10 @@ def pad_crop_flip(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor
     top, left, mirror = tf.split(tf.random.stateless_uniform([batch, 3], seed), 3, axis=1)
     positions = 2 * padding + 1
     rows = tf.range(height) + tf.cast(top * positions, tf.int32)
-    columns = tf.where(mirror < 0.5, tf.range(width), tf.range(width)[::-1]) + tf.cast(left * positions, tf.int32)
+    columns = tf.range(width)
+    if flip:
+        columns = tf.where(mirror < 0.5, columns, columns[::-1])
+    columns += tf.cast(left * positions, tf.int32)
     padded = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
     # Two gathers over the whole batch are several times faster than a crop a picture.
     cropped = tf.gather(tf.gather(padded, rows, batch_dims=1), columns, axis=2, batch_dims=1)

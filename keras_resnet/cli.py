@@ -169,13 +169,15 @@ def _stages(spec: ResNetSpec, summary: Summary) -> Table:
         f"{spec.name}, {spec.depth} layers",
         "stage", ">output", ">channels", "units", ">parameters", ">multiply-adds", ">receptive field",
     )  # fmt: skip
-    kinds = [" ".join(f"{c.kernel}x{c.kernel},{c.outputs}" for c in stage[0].convolutions) for stage in spec.stages()]
+    kinds = iter(
+        " ".join(f"{c.kernel}x{c.kernel},{c.outputs}" for c in stage[0].convolutions) for stage in spec.stages()
+    )
     for stage in summary.stages:
         table.add_row(
             stage.name,
             "x".join(map(str, stage.output_size)),
             str(stage.channels),
-            f"{stage.blocks} of [{kinds[int(stage.name[4]) - 2]}]" if stage.blocks else "",
+            f"{stage.blocks} of [{next(kinds)}]" if stage.blocks else "",
             f"{stage.parameters:,}",
             f"{stage.multiply_adds:,}",
             "whole picture" if stage.name == "head" else f"{stage.receptive_field} px",

@@ -70,7 +70,9 @@ def _factory(network: str) -> Callable[..., keras.Model]:
         name: str | None = None,
     ) -> keras.Model:
         if (spec.shortcut is None) != (shortcut is None):
-            raise ValueError(f"shortcut is {shortcut!r}; {network} has {'no shortcuts' if shortcut else 'A, B or C'}")
+            raise ValueError(
+                f"shortcut is {shortcut!r}; {network} has {'none' if spec.shortcut is None else 'A, B or C'}"
+            )
         return ResNet(
             replace(spec, shortcut=shortcut, stride_on=stride_on, order=order),  # type: ignore[arg-type]
             include_top=include_top,

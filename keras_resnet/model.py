@@ -10,7 +10,9 @@ Shapes are `[N, H, W, C]`. For the 34-layer network of Table 1 on 224 px picture
     head     [N, 1000]             average over the picture, then one dense layer
 """
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -57,6 +59,10 @@ def build(
     require("the Keras backend", keras.backend.backend(), ("tensorflow",))
     require("the Keras image_data_format", keras.config.image_data_format(), ("channels_last",))
     require("pooling", pooling, (None, "avg", "max"))
+    if input_shape is not None and len(input_shape) != 3:
+        raise ValueError(f"input_shape is {input_shape!r}; give (height, width, channels)")
+    if input_tensor is not None and input_shape is not None and tuple(input_shape) != tuple(input_tensor.shape[1:]):
+        raise ValueError(f"input_shape is {input_shape!r}, but input_tensor has shape {tuple(input_tensor.shape)}")
     if include_top and classes < 1:
         raise ValueError(f"classes is {classes!r}; give a positive number")
     if synchronized is None:
@@ -94,8 +100,21 @@ def build(
         x = pool(name=f"{pooling}_pool")(x)
 
     if input_tensor is not None:
-        inputs = keras.utils.get_source_inputs(input_tensor)
-    return keras.Model(inputs, x, name=name or spec.name)
+        sources = keras.utils.get_source_inputs(input_tensor)
+        inputs = sources[0] if len(sources) == 1 else sources
+    with _deep_recursion(spec.depth):
+        return keras.Model(inputs, x, name=name or spec.name)
+
+
+@contextlib.contextmanager
+def _deep_recursion(depth: int) -> Iterator[None]:
+    """Keras walks a new model's graph by recursion, one call a layer: 1,202 layers need more than Python allows."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 1000 + 10 * depth))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def stem(x: Any, spec: ResNetSpec, conv: Maker, norm: Maker) -> Any:

@@ -119,10 +119,12 @@ class ResNetSpec:
         require("shortcut", self.shortcut, (*get_args(Shortcut), None))
         require("stride_on", self.stride_on, get_args(StrideOn))
         require("order", self.order, get_args(Order))
-        if not self.blocks or min(self.blocks) < 1:
-            raise ValueError(f"blocks is {self.blocks!r}; give one positive number of residual units a stage")
-        if self.width < 1:
-            raise ValueError(f"width is {self.width!r}; give a positive number of channels")
+        if not (isinstance(self.blocks, tuple) and self.blocks and all(map(_is_count, self.blocks))):
+            raise ValueError(
+                f"blocks is {self.blocks!r}; give a tuple with a positive whole number of residual units for each stage"
+            )
+        if not _is_count(self.width):
+            raise ValueError(f"width is {self.width!r}; give a positive whole number of channels")
 
     @property
     def depth(self) -> int:
@@ -239,6 +241,10 @@ class ResNetSpec:
             norm("post_bn", "head", self.features, size)
         layers.append(Layer("predictions", "dense", "head", self.features, classes, (1, 1)))
         return layers
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 def _strided(size: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]:

@@ -133,7 +133,7 @@ def test_models_have_the_published_number_of_parameters(name):
     [
         ("ResNet34", {"shortcut": "D"}, ["shortcut", "'D'", "'A'", "'B'", "'C'"]),
         ("ResNet34", {"shortcut": None}, ["shortcut", "None", "A, B or C", "resnet34"]),
-        ("Plain34", {"shortcut": "A"}, ["shortcut", "'A'", "no shortcuts", "plain34"]),
+        ("Plain34", {"shortcut": "A"}, ["shortcut", "'A'", "none", "plain34"]),
         ("ResNet50", {"stride_on": 3}, ["stride_on", "3", "'1x1'", "'3x3'"]),
         ("ResNet50", {"order": "v2"}, ["order", "'v2'", "'post'", "'pre'"]),
         ("ResNet20", {"pooling": "mean"}, ["pooling", "'mean'", "None", "'avg'", "'max'"]),

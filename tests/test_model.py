@@ -331,6 +331,7 @@ def test_constants_of_every_layer(spec):
 
 def test_he_initialisation():
     """Section 3.4 and its reference [13]: standard deviation sqrt(2 / fan in), mean 0."""
+    keras.utils.set_random_seed(0)
     model = build(replace(NETWORKS["resnet50"], blocks=(1, 1)), classes=1000)
     kernels = [layer.kernel for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.Dense))]
     assert len(kernels) == 1 + 2 * 4 + 1
@@ -458,11 +459,24 @@ def test_input_tensor():
     inputs = keras.Input((32, 32, 3))
     scaled = layers.Rescaling(1 / 255)(inputs)
     model = build(IMAGENET, input_tensor=scaled, classes=5)
-    assert keras.tree.flatten(model.input) == [inputs]
+    assert model.input is inputs
     plain = small(IMAGENET)
     model.set_weights(plain.get_weights())
     images = pictures(2, 32, 32, 3)
     np.testing.assert_allclose(values(model, images * 255), values(plain, images), rtol=1e-4, atol=1e-6)
+
+
+def test_input_shapes_that_cannot_be_are_named():
+    with pytest.raises(ValueError, match=r"input_shape is \(32, 32\); give \(height, width, channels\)"):
+        build(CIFAR, input_shape=(32, 32))
+    with pytest.raises(ValueError, match=r"input_shape is \(8, 8, 3\), but input_tensor has shape \(None, 32, 32, 3\)"):
+        build(CIFAR, input_tensor=keras.Input((32, 32, 3)), input_shape=(8, 8, 3))
+
+
+def test_building_leaves_the_recursion_limit_as_it_was():
+    before = sys.getrecursionlimit()
+    build(replace(CIFAR, blocks=(150, 1)), input_shape=(8, 8, 3), classes=5)
+    assert sys.getrecursionlimit() == before
 
 
 def test_grey_pictures():

@@ -200,6 +200,15 @@ def test_pre_activation_norms_what_enters_each_convolution():
     ]
 
 
+@pytest.mark.parametrize(("order", "kinds"), [("post", {"convolution", "batch norm"}), ("pre", {"convolution"})])
+def test_layers_on_shortcuts_are_the_projections(order, kinds):
+    spec = replace(BOTTLENECK, order=order)
+    across = [layer for layer in spec.layers(64, 10) if layer.on_shortcut]
+    assert {layer.kind for layer in across} == kinds
+    assert len(across) == 4 * len(kinds)
+    assert {layer.name.split("_")[2] for layer in across} == {"0"}
+
+
 def test_a_side_is_a_square():
     assert BASIC.layers(96, 10) == BASIC.layers((96, 96), 10) != BASIC.layers((96, 64), 10)
 

@@ -144,7 +144,7 @@ class ProgressBar(keras.callbacks.Callback):
         parts += [f"error {100 * (1 - float(logs['accuracy'])):.2f} %"]
         if "val_accuracy" in logs:
             parts += [f"validation error {100 * (1 - float(logs['val_accuracy'])):.2f} %"]
-        self.bar.console.print("  ".join(parts), highlight=False)
+        self.bar.console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.bar.stop()

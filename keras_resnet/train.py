@@ -123,7 +123,7 @@ def _fit(
         checkpoints = Checkpoints(run.checkpoints, history, total, checkpoint_seconds, stop_requested)
         first = checkpoints.restore(model)
         if first:
-            console.print(f"{run.path}: going on from step {first} of {total}", highlight=False)
+            console.print(f"{run.path}: going on from step {first} of {total}", highlight=False, soft_wrap=True)
             history.write()
         progress = ProgressBar(console, total, steps, recipe.batch_size, first)
         tensorboard = keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False)

@@ -240,16 +240,17 @@ print(keras.models.load_model(sys.argv[1]).count_params())
 
 def test_two_replicas_train_as_one_device_does(tmp_path, monkeypatch):
     """Synchronised batch norm and a global batch: the same loss, and a network without a trace of the replicas."""
-    recipe = replace(RECIPES["digits-tiny"], epochs=None, steps=10, validate_every=100, weight_decay=1e-3)
+    # A small learning rate: at a large one a rounding that moves a value over ReLU's corner grows from step to step.
+    recipe = replace(RECIPES["digits-tiny"], epochs=None, steps=10, learning_rate=0.01, weight_decay=1e-3)
     alone = train(recipe, tmp_path / "alone")
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     monkeypatch.setattr("keras_resnet.distribution.strategy", lambda: strategy)
     replicas = train(recipe, tmp_path / "replicas")
     for a, b in zip(history(alone), history(replicas), strict=True):
         for name in ("loss", "val_loss"):
-            assert float(a[name]) == pytest.approx(float(b[name]), rel=5e-3)
+            assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-4)
     for a, b in zip(weights(alone), weights(replicas), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * np.abs(a).max())
     left = keras.models.load_model(replicas.model_file)
     assert not any(getattr(layer, "synchronized", False) for layer in left.layers)
 

@@ -147,4 +147,9 @@ class ProgressBar(keras.callbacks.Callback):
         self.bar.console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self.bar.stop()
+        self.stop()
+
+    def stop(self) -> None:
+        """Gives the terminal back; where there is none the bar was never started, and stopping it prints a line."""
+        if self.console.is_terminal:
+            self.bar.stop()

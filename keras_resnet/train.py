@@ -150,7 +150,7 @@ def _fit(
                     verbose=0,
                 )
         finally:
-            progress.bar.stop()
+            progress.stop()
 
 
 def segments(first: int, total: int, steps_per_epoch: int) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,10 @@ __version__ = "0.1.0"
 
 _HOME = {
     "build": "model",
+    "feature_pyramid": "model",
+    "freeze": "model",
+    "Preprocessing": "data",
+    "PREPROCESSING": "data",
     "ResNetSpec": "spec",
     "NETWORKS": "spec",
     "Recipe": "recipe",
@@ -17,6 +21,8 @@ _HOME = {
     **dict.fromkeys(
         (
             "ResNet",
+            "preprocess_input",
+            "decode_predictions",
             *(f"ResNet{depth}" for depth in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110, 1202)),
             *(f"Plain{depth}" for depth in (18, 34, 20, 32, 44, 56, 110)),
         ),

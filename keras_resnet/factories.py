@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from .data import PREPROCESSING, Preprocessing
 from .model import build
-from .spec import NETWORKS, ResNetSpec
+from .spec import NETWORKS, ResNetSpec, require
+from .weights import fetch
+from .weights import load as load_weights
 
 
 def ResNet(
@@ -21,19 +25,27 @@ def ResNet(
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: str | None = "softmax",
+    preprocessing: Preprocessing | None = None,
     synchronized: bool | None = None,
     name: str | None = None,
 ) -> keras.Model:
     """Any network that a `ResNetSpec` describes; arguments as in `keras_resnet.model.build`.
 
     Args:
-        weights: None for random weights, or the path of a `.weights.h5` file saved from the same network.
+        weights: None for random weights; "imagenet" for those that keras.applications publishes; or the path of a
+            file: keras.applications' `.h5` or a `.weights.h5` saved from it, torchvision's or timm's `.safetensors`,
+            this package's `.weights.h5` or `.keras`. With another number of classes the backbone is loaded, and a
+            warning says that the classifier is new.
+        preprocessing: how the pictures will be prepared; given, weights that were trained otherwise are refused.
 
     Raises:
-        ValueError: an argument is not one of its choices.
+        ValueError: an argument is not one of its choices, or the weights are of another network.
+        ConnectionError: "imagenet" weights could not be downloaded.
     """
-    if weights is not None and not Path(weights).is_file():
-        raise ValueError(f"weights is {str(weights)!r}; give None or the path of a .weights.h5 file")
+    if weights is not None and weights != "imagenet" and not Path(weights).is_file():
+        raise ValueError(f"weights is {str(weights)!r}; give None, 'imagenet' or the path of a file that exists")
+    if weights == "imagenet":
+        weights = fetch(spec, top=include_top and classes == 1000)
     model = build(
         spec,
         include_top=include_top,
@@ -46,7 +58,7 @@ def ResNet(
         name=name,
     )
     if weights is not None:
-        model.load_weights(str(weights))
+        load_weights(model, spec, weights, preprocessing=preprocessing)
     return model
 
 
@@ -66,6 +78,7 @@ def _factory(network: str) -> Callable[..., keras.Model]:
         shortcut: str | None = spec.shortcut,
         stride_on: str = spec.stride_on,
         order: str = spec.order,
+        preprocessing: Preprocessing | None = None,
         synchronized: bool | None = None,
         name: str | None = None,
     ) -> keras.Model:
@@ -82,6 +95,7 @@ def _factory(network: str) -> Callable[..., keras.Model]:
             pooling=pooling,
             classes=classes,
             classifier_activation=classifier_activation,
+            preprocessing=preprocessing,
             synchronized=synchronized,
             name=name,
         )
@@ -115,3 +129,28 @@ Plain32 = _factory("plain32")
 Plain44 = _factory("plain44")
 Plain56 = _factory("plain56")
 Plain110 = _factory("plain110")
+
+
+def preprocess_input(x: Any, *, mode: str = "caffe") -> Any:
+    """Pictures `[..., H, W, 3]` in RGB with values 0 to 255 to what weights of one origin expect, as a new array.
+
+    Takes NumPy arrays, tensors and the symbolic inputs of a model.
+
+    Args:
+        mode: "caffe" for `weights="imagenet"` and keras.applications' files (BGR, the mean of ImageNet subtracted);
+            "torch" for torchvision's and timm's; "tf" for -1 to 1.
+
+    Raises `ValueError` where `mode` is none of these.
+    """
+    require("mode", mode, tuple(PREPROCESSING))
+    if isinstance(x, np.ndarray):
+        x = np.array(x)  # Keras writes into an array of floats
+    return keras.applications.imagenet_utils.preprocess_input(x, data_format="channels_last", mode=mode)
+
+
+def decode_predictions(predictions: Any, *, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """The `top` most probable ImageNet classes of `[N, 1000]` predictions, as (WordNet id, name, score), best first.
+
+    Keras downloads the names once. Raises `ValueError` where there are other than 1,000 classes.
+    """
+    return keras.applications.imagenet_utils.decode_predictions(predictions, top=top)

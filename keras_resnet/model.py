@@ -11,6 +11,7 @@ Shapes are `[N, H, W, C]`. For the 34-layer network of Table 1 on 224 px picture
 """
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -184,3 +185,65 @@ def convolution(x: Any, c: Convolution, make: Maker) -> Any:
         if c.padding:
             x = layers.ZeroPadding2D(c.padding, name=f"{c.name}_pad")(x)
     return make(c.outputs, c.kernel, strides=c.stride, padding=padding, name=f"{c.name}_conv")(x)
+
+
+def feature_pyramid(model: keras.Model) -> keras.Model:
+    """The outputs of the stages by name, for detectors and segmenters; layers and weights are those of `model`.
+
+    On pictures `[N, H, W, 3]` an ImageNet network gives
+
+        C2  [N, H/4, W/4, C]      C = 64 (18 and 34 layers) or 256 (bottlenecks)
+        C3  [N, H/8, W/8, 2C]
+        C4  [N, H/16, W/16, 4C]
+        C5  [N, H/32, W/32, 8C]
+
+    (sides rounded up), and a CIFAR network C2, C3 and C4 with strides 1, 2 and 4. In order "pre" these are the sums
+    before the next batch norm. Any model with these layers will do: with or without top, new or reopened.
+
+    Raises `ValueError` where the model has no such stages.
+    """
+    # Layers are sorted from input to output, so that the last of a stage is where the stage ends.
+    ends = {f"C{stage[1]}": layer.output for layer in model.layers if (stage := _STAGE.match(layer.name))}
+    if not ends:
+        raise ValueError(f"{model.name} has no stages: its layers are not those of a network of this package")
+    with _deep_recursion(len(model.layers)):
+        return keras.Model(model.inputs, ends, name=f"{model.name}_pyramid")
+
+
+def freeze(model: keras.Model, what: str) -> None:
+    """Keeps the batch norms of `model`, or its whole backbone, as they are while the rest is trained.
+
+    A frozen batch norm runs in inference mode: it normalises by its moving statistics, in training too, and leaves
+    them alone. `model.trainable = True` undoes it. Like all changes of `trainable`, it takes effect when the model
+    is compiled after it.
+
+    Args:
+        model: a network of this package, or a model around one.
+        what: "batch_norm" for every batch norm, "backbone" for everything before the classifier or a user's own head.
+
+    Raises:
+        ValueError: `what` is not one of these, or the model has nothing of the kind.
+    """
+    require("what to freeze", what, ("batch_norm", "backbone"))
+    frozen = [
+        layer
+        for layer in _layers(model)
+        if (isinstance(layer, layers.BatchNormalization) if what == "batch_norm" else _BACKBONE.match(layer.name))
+    ]
+    if not frozen:
+        raise ValueError(f"{model.name} has no {what.replace('_', ' ')} to freeze")
+    for layer in frozen:
+        layer.trainable = False
+
+
+_STAGE = re.compile(r"conv(\d+)_block\d+_")
+_BACKBONE = re.compile(r"(conv\d+|pool1|post)_")
+
+
+def _layers(model: keras.Model) -> Iterator[Any]:
+    """The layers of a model and of the models in it."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "model": {"spec"},
     "distribution": set(),
     "weights": {"spec", "model", "data"},
-    "factories": {"spec", "model", "weights"},
+    "factories": {"spec", "model", "weights", "data"},
     "checkpoint": {"run"},
     "callbacks": {"checkpoint", "run"},
     **dict.fromkeys(VERBS, NETWORK | TRAINING),
@@ -105,6 +105,8 @@ def test_plain_values_need_the_standard_library_only(name):
         # What reads pictures from somewhere is a family of data sets.
         ("tensorflow_datasets", {"data"}),
         ("sklearn", {"data"}),
+        ("h5py", {"weights"}),
+        ("safetensors", {"weights"}),
     ],
 )
 def test_a_library_is_imported_in_one_place(library, only):

@@ -3,10 +3,11 @@
 from . import cifar, digits, synthetic
 from .dataset import Dataset, Split, hold_out
 from .pipeline import steps_per_epoch, test_batches, train_batches
-from .preprocessing import Preprocessing, decode, normalize, per_pixel_mean, test_view
+from .preprocessing import PREPROCESSING, Preprocessing, decode, normalize, per_pixel_mean, test_view
 
 __all__ = [
     "Dataset",
+    "PREPROCESSING",
     "Preprocessing",
     "Split",
     "decode",

@@ -6,7 +6,7 @@ Training, evaluation and serving call the same functions here, so they cannot di
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -14,12 +14,14 @@ import tensorflow as tf
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Resize, centre crop, subtract the mean, divide by the scale; on RGB pictures with values 0 to 255."""
+    """Resize, centre crop, order the channels, subtract the mean, divide by the scale; on values 0 to 255."""
 
     resize: int
     """pixels of the shorter side after an antialiased bilinear resize"""
     crop: int
     """side in pixels of the centre crop, which is the network's input"""
+    channels: Literal["RGB", "BGR"] = "RGB"
+    """the order in which the network sees the channels of an RGB picture; mean and scale are in this order"""
     mean: tuple[Any, ...]
     """`[3]`, or `[crop][crop][3]` for the paper's per-pixel mean; in 0 to 255"""
     scale: tuple[float, float, float]
@@ -31,6 +33,17 @@ class Preprocessing:
         shape = np.shape(self.mean)
         if shape not in ((3,), (self.crop, self.crop, 3)):
             raise ValueError(f"mean has shape {shape}; give (3,) or ({self.crop}, {self.crop}, 3)")
+        if self.channels not in ("RGB", "BGR"):
+            raise ValueError(f"channels is {self.channels!r}; choose one of 'RGB', 'BGR'")
+
+    @property
+    def normalization(self) -> tuple[Any, ...]:
+        """What trained weights depend on; another resize or crop only shows them larger or smaller pictures."""
+        return self.channels, self.mean, self.scale
+
+    def describe(self) -> str:
+        mean = "a per-pixel mean" if len(np.shape(self.mean)) > 1 else f"mean {self.mean}"
+        return f"{self.channels} channels, {mean} and scale {self.scale}"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self)) + "\n"
@@ -53,6 +66,21 @@ class Preprocessing:
             raise ValueError(f"{path}: {error}") from None
 
 
+def _rgb(mean: tuple[float, ...], scale: tuple[float, ...], channels: Literal["RGB", "BGR"] = "RGB") -> Preprocessing:
+    return Preprocessing(resize=256, crop=224, channels=channels, mean=mean, scale=scale)  # type: ignore[arg-type]
+
+
+# What public ImageNet weights were trained with, under the names of keras.applications' modes; one 224 px crop.
+PREPROCESSING: dict[str, Preprocessing] = {
+    # The paper's authors: BGR, the mean of ImageNet.
+    "caffe": _rgb((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "BGR"),
+    # torchvision and timm: (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) of 255.
+    "torch": _rgb((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
+    # keras.applications' V2 networks: -1 to 1.
+    "tf": _rgb((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+}
+
+
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
@@ -71,6 +99,8 @@ def per_pixel_mean(images: np.ndarray, size: int) -> Preprocessing:
 
 def normalize(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
     """Values 0 to 255 in `[..., crop, crop, 3]` to the float32 numbers that the network sees."""
+    if preprocessing.channels == "BGR":
+        images = tf.reverse(images, axis=[-1])
     mean = tf.constant(np.asarray(preprocessing.mean, np.float32))
     scale = tf.constant(np.asarray(preprocessing.scale, np.float32))
     return (tf.cast(images, tf.float32) - mean) / scale

@@ -1,7 +1,8 @@
-"""What happens beside the steps of `model.fit`: the history, the checkpoints, the progress bar."""
+"""What happens beside the steps of `model.fit`: the history, the checkpoints, the plateau, the progress bar."""
 
 import csv
 import io
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from . import checkpoint
 from .run import write_text
+from .schedule import Schedule, plateau_factor
 
 
 class History(keras.callbacks.Callback):
@@ -50,6 +52,33 @@ class History(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.path, text.getvalue())
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Ends a training whose loss is no number any more. It must stand before what saves the state."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        loss = float((logs or {})["loss"])
+        if not math.isfinite(loss):
+            step = int(self.model.optimizer.iterations)
+            rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            raise FloatingPointError(
+                f"the loss is {loss} at step {step}, with learning rate {rate:g}; "
+                "start again with a lower --learning-rate or with --warmup, in another --run-dir"
+            )
+
+
+class Plateau(keras.callbacks.Callback):
+    """Before each epoch, tells the schedule what the validation errors so far make of the learning rate."""
+
+    def __init__(self, schedule: Schedule, history: History) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.history = history
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        errors = [1 - row["val_accuracy"] for row in self.history.rows if "val_accuracy" in row]
+        self.schedule.factor.assign(plateau_factor(errors))
 
 
 class Checkpoints(keras.callbacks.Callback):

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tyro.extras.subcommand_cli_from_dict(
             verbs, prog="keras-resnet", description=DESCRIPTION, args=args, sort_subcommands=False
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if sys.flags.dev_mode:
             raise
         if isinstance(error, OSError) and error.filename and error.strerror:
@@ -238,24 +238,39 @@ def _train(default: Recipe | None, args: list[str]) -> Callable[..., None]:
     return train
 
 
-def evaluate(run: tyro.conf.Positional[Path], *, batch_size: int = 256, json: Flag = False) -> None:
-    """Top-1 and top-5 error over every picture of the test split; writes evaluation.json.
+def evaluate(
+    run: tyro.conf.Positional[Path],
+    *,
+    views: Literal["single", "ten-crop", "multi-scale"] = "single",
+    scores: Literal["probabilities", "logits"] = "probabilities",
+    batch_size: int = 256,
+    json: Flag = False,
+) -> None:
+    """Top-1 and top-5 error over every picture of the test split; writes evaluation.json and confusion.csv.
 
     Args:
         run: folder of a trained run
-        batch_size: pictures at a time; does not change the result
+        views: of each picture: its centre, the paper's ten crops (Table 3), or the whole at five scales (Table 4)
+        scores: what is averaged over the views of a picture
+        batch_size: views at a time; does not change the result
         json: print JSON
     """
     _import_tensorflow()
     from .evaluate import evaluate as run_evaluation
+    from .run import Run
 
-    result = run_evaluation(run, batch_size=batch_size)
+    result = run_evaluation(run, views=views, scores=scores, batch_size=batch_size)
     if json:
         return _print_json(result)
     print(
-        f"{result['dataset']} {result['split']}, {result['images']} images: "
+        f"{result['dataset']} {result['split']}, {result['images']} images, {views}: "
         f"top-1 error {result['top1_error']:.2f} %, top-5 error {result['top5_error']:.2f} %"
     )
+    errors = result["class_errors"]
+    if len(errors) > 2:
+        worst = sorted(errors, key=errors.__getitem__, reverse=True)[:5]
+        print(f"worst classes: {', '.join(f'{label} {errors[label]:.2f} %' for label in worst)}")
+    print(f"confusion matrix: {Run(run).confusion_file(views)}")
     print(f"next: keras-resnet export {run}")
 
 

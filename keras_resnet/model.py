@@ -207,15 +207,15 @@ def feature_pyramid(model: keras.Model) -> keras.Model:
     if not ends:
         raise ValueError(f"{model.name} has no stages: its layers are not those of a network of this package")
     with _deep_recursion(len(model.layers)):
-        return keras.Model(model.inputs, ends, name=f"{model.name}_pyramid")
+        return keras.Model(model.input, ends, name=f"{model.name}_pyramid")
 
 
 def freeze(model: keras.Model, what: str) -> None:
     """Keeps the batch norms of `model`, or its whole backbone, as they are while the rest is trained.
 
     A frozen batch norm runs in inference mode: it normalises by its moving statistics, in training too, and leaves
-    them alone. `model.trainable = True` undoes it. Like all changes of `trainable`, it takes effect when the model
-    is compiled after it.
+    them alone. It takes effect when the model is compiled after it, and is undone by `layer.trainable = True` for every
+    layer in `model.layers` (on a model that is itself trainable, `model.trainable = True` changes nothing).
 
     Args:
         model: a network of this package, or a model around one.

@@ -7,14 +7,18 @@ open (how many classes, how many pictures) follows from the data set.
 import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
-from .spec import ResNetSpec, cifar_spec, imagenet_spec, require
+from .spec import NETWORKS, ResNetSpec, cifar_spec, imagenet_spec, require
 
-Augmentation = Literal["none", "pad-crop", "pad-crop-flip"]
+Augmentation = Literal["none", "pad-crop", "pad-crop-flip", "scale-crop-flip"]
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
+Statistics = Literal["moving", "population"]
+Pieces = tuple[tuple[float, float], ...]
 
 PAPER_DROPS = ((0.0, 1.0), (0.5, 0.1), (0.75, 0.01))  # at 32k and 48k of 64k iterations (section 4.2)
+# 110 layers: 0.01 until the training error is below 80 %, which the paper puts at about 400 iterations.
+PAPER_WARMUP = ((0.0, 0.1), (400 / 64_000, 1.0), *PAPER_DROPS[1:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,10 @@ class Recipe:
     """pictures kept from the training split to validate on; 0: validate on the test split"""
     augmentation: Augmentation = "none"
     """"pad-crop-flip": pad by an eighth of the side, take a random crop or its mirror image (section 4.2);
-    "pad-crop": never the mirror image, for what has a left and a right"""
+    "pad-crop": never the mirror image, for what has a left and a right; "scale-crop-flip": shorter side between 8/7 and
+    15/7 of the crop (256 to 480 for 224), a random crop or its mirror image (section 3.4)"""
+    lighting: float = 0.0
+    """standard deviation of the colour shift along the principal components of ImageNet's colours; 0.1 is AlexNet's"""
     batch_size: int = 128
     """pictures a step, over all devices together"""
     epochs: float | None = None
@@ -43,15 +50,26 @@ class Recipe:
     steps: int | None = None
     """length in optimizer steps (the paper's iterations)"""
     learning_rate: float = 0.1
-    """the peak, which `schedule` multiplies"""
-    schedule: tuple[tuple[float, float], ...] = PAPER_DROPS
-    """pieces (from, multiplier): from that fraction of the run on, the rate is the peak times the multiplier"""
+    """the peak, which `schedule` and `warmup` multiply"""
+    schedule: Pieces | Literal["cosine", "plateau"] = PAPER_DROPS
+    """pieces (from, multiplier): from that fraction of the run on, the rate is the peak times the multiplier;
+    "cosine": half a period, down to zero; "plateau": a tenth whenever the validation error stops falling"""
+    warmup: float = 0.0
+    """fraction of the run in which the rate rises to the schedule's in a straight line"""
     momentum: float = 0.9
     """of SGD"""
+    nesterov: bool = False
+    """whether SGD looks ahead along its momentum"""
+    label_smoothing: float = 0.0
+    """share of each label that is spread over all classes"""
     weight_decay: float = 1e-4
     """the paper's: an L2 penalty of half of it on the kernels"""
     precision: Precision = "float32"
     """of the computation; weights stay float32"""
+    ema: float = 0.0
+    """decay a step of the moving average of the weights, which is then what is kept; 0: the last weights are kept"""
+    bn_statistics: Statistics = "moving"
+    """batch norm's mean and variance after training: "moving" averages, or those of the training set, computed anew"""
     validate_every: int = 1
     """epochs from one validation to the next; the last epoch is always validated"""
     seed: int = 0
@@ -62,15 +80,28 @@ class Recipe:
     def __post_init__(self) -> None:
         require("augmentation", self.augmentation, get_args(Augmentation))
         require("precision", self.precision, get_args(Precision))
+        require("bn_statistics", self.bn_statistics, get_args(Statistics))
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"epochs is {self.epochs!r} and steps is {self.steps!r}; give exactly one of them")
         for name in ("epochs", "steps", "batch_size", "learning_rate", "validate_every", "image_size"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} is {value!r}; give a positive number")
-        for name in ("holdout", "momentum", "weight_decay", "seed"):
+        for name in ("holdout", "lighting", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give zero or a positive number")
+        for name in ("warmup", "momentum", "label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give a number from zero on and below one")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is True and momentum is 0; nesterov is a form of momentum")
+        if self.schedule == "plateau" and not self.holdout:
+            raise ValueError(
+                "schedule is 'plateau' and holdout is 0; hold pictures out of the training split for it to look at"
+            )
+        if isinstance(self.schedule, str):
+            require("schedule", self.schedule, ("cosine", "plateau"))
+            return
         starts = [start for start, _ in self.schedule]
         if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1:
             raise ValueError(
@@ -110,10 +141,9 @@ def _from_values(cls: type, values: dict[str, Any]) -> Any:
     names = [field.name for field in fields(cls)]
     for name in values:
         require(f"a field of {cls.__name__}", name, tuple(names))
-    hints = get_type_hints(cls)
     for name, value in values.items():
         # JSON has no tuples.
-        if get_origin(hints[name]) is tuple and isinstance(value, list):
+        if isinstance(value, list):
             values = values | {name: tuple(tuple(v) if isinstance(v, list) else v for v in value)}
     try:
         return cls(**values)
@@ -133,16 +163,31 @@ def _digits(spec: ResNetSpec) -> Recipe:
     )
 
 
-def _cifar10(spec: ResNetSpec) -> Recipe:
+def _cifar(dataset: str, spec: ResNetSpec) -> Recipe:
     return Recipe(
-        name=f"cifar10-{spec.name}",
+        name=f"{dataset}-{spec.name}",
         spec=spec,
-        dataset="cifar10",
+        dataset=dataset,
         augmentation="pad-crop-flip",
         batch_size=128,
         steps=64_000,
+        schedule=PAPER_WARMUP if spec.depth >= 110 else PAPER_DROPS,
     )
 
+
+def _imagenet(spec: ResNetSpec) -> Recipe:
+    return Recipe(
+        name=f"imagenet-{spec.name}",
+        spec=spec,
+        dataset="imagenet2012",
+        augmentation="scale-crop-flip",
+        lighting=0.1,
+        batch_size=256,
+        steps=600_000,
+    )
+
+
+CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -153,12 +198,32 @@ RECIPES: dict[str, Recipe] = {
         _digits(cifar_spec(20, shortcut=None)),
         _digits(cifar_spec(56)),
         _digits(cifar_spec(56, shortcut=None)),
-        # keras-resnet train cifar10-resnet20: section 4.2. Paper 8.75 % (Table 6).
-        _cifar10(cifar_spec(20)),
-        _cifar10(cifar_spec(20, shortcut=None)),
+        # keras-resnet train cifar10-resnet20: section 4.2, errors of Table 6.
+        *(
+            _cifar(dataset, spec)
+            for dataset in ("cifar10", "cifar100")
+            for spec in (
+                *(cifar_spec(depth) for depth in CIFAR_DEPTHS),
+                *(cifar_spec(depth, shortcut=None) for depth in CIFAR_DEPTHS),
+                cifar_spec(1202),
+            )
+        ),
+        # keras-resnet train imagenet-resnet50: section 3.4. The paper's schedule divides by 10 "when the error
+        # plateaus", for up to 60e4 iterations: --schedule plateau --holdout 50000. The pieces are CIFAR's.
+        *(
+            _imagenet(NETWORKS[name])
+            for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "plain18", "plain34")
+        ),
         # Tiny twins: every path of the larger recipes in seconds.
         replace(_digits(cifar_spec(8)), name="digits-tiny", epochs=3),
-        replace(_cifar10(cifar_spec(8)), name="cifar10-tiny", steps=20, holdout=48_000, validate_every=100),
+        replace(_cifar("cifar10", cifar_spec(8)), name="cifar10-tiny", steps=20, holdout=48_000, validate_every=100),
+        replace(
+            _imagenet(replace(imagenet_spec("bottleneck", (1, 1)), width=8)),
+            name="imagenet-tiny",
+            image_size=64,
+            batch_size=16,
+            steps=20,
+        ),
         Recipe(
             name="synthetic-tiny",
             spec=replace(imagenet_spec("bottleneck", (1, 1)), width=8),

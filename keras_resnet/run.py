@@ -61,6 +61,11 @@ class Run:
         return self.path / "checkpoint"
 
     @property
+    def augmentation_figure(self) -> Path:
+        """the first pictures that the network was trained on, as it saw them"""
+        return self.path / "figures" / "augmentation.png"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
@@ -69,9 +74,13 @@ class Run:
         """The trained network, of stock Keras layers, giving logits. There only when training is complete."""
         return self.path / "model.keras"
 
-    @property
-    def evaluation_file(self) -> Path:
-        return self.path / "evaluation.json"
+    def evaluation_file(self, views: str = "single") -> Path:
+        """Errors of the test split in those views of its pictures, as JSON."""
+        return self.path / f"evaluation{'' if views == 'single' else f'-{views}'}.json"
+
+    def confusion_file(self, views: str = "single") -> Path:
+        """Beside it, how often each class was taken for each: a row a true class, a column a predicted one."""
+        return self.path / f"confusion{'' if views == 'single' else f'-{views}'}.csv"
 
     def recipe(self) -> Recipe:
         """The run's recipe. Raises `ValueError` where the folder is not a run."""

@@ -12,11 +12,12 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from . import data, distribution
-from .callbacks import Checkpoints, History, ProgressBar
+from . import bn_statistics, data, distribution
+from .callbacks import Checkpoints, History, Plateau, ProgressBar, StopOnNaN
 from .model import build
 from .recipe import Recipe
 from .run import Run, whole_file, write_text
+from .schedule import Schedule
 
 
 def train(
@@ -51,15 +52,28 @@ def train(
             holdout=recipe.holdout,
             seed=recipe.seed,
         )
-        preprocessing = data.per_pixel_mean(dataset.train.images, recipe.image_size or dataset.size)
+        preprocessing = data.preprocessing_for(dataset, recipe.image_size)
         write_text(run.labels_file, "".join(f"{label}\n" for label in dataset.labels))
         write_text(run.preprocessing_file, preprocessing.to_json())
 
+        if not run.augmentation_figure.exists():
+            _draw_pictures(run.augmentation_figure, _training_batches(recipe, dataset, preprocessing, 0), preprocessing)
+
         with distribution.strategy().scope():
             model = network(recipe, preprocessing.crop, len(dataset.labels), recipe.precision, recipe.weight_decay)
-            compile_for(recipe, model, data.steps_per_epoch(dataset.train, recipe.batch_size))
-        _fit(model, recipe, run, dataset, preprocessing, checkpoint_seconds, console)
-        _publish(model, recipe, run, preprocessing.crop, len(dataset.labels))
+            schedule = compile_for(recipe, model, data.steps_per_epoch(dataset.train, recipe.batch_size))
+        _fit(model, recipe, schedule, run, dataset, preprocessing, checkpoint_seconds, console)
+
+        if recipe.ema:
+            # mixed_float16 wraps the optimizer in one that scales the loss.
+            getattr(model.optimizer, "inner_optimizer", model.optimizer).take_averages(model.trainable_variables)
+        plain = network(recipe, preprocessing.crop, len(dataset.labels))  # float32, outside the strategy
+        plain.set_weights(model.get_weights())
+        if recipe.bn_statistics == "population":  # of the averaged weights, so it comes after them
+            steps = data.steps_per_epoch(dataset.train, recipe.batch_size)
+            bn_statistics.population(plain, _training_batches(recipe, dataset, preprocessing, 0), steps)
+        with whole_file(run.model_file) as sibling:
+            plain.save(sibling)
     return run
 
 
@@ -81,18 +95,42 @@ def network(
         keras.config.set_dtype_policy(before)
 
 
-def compile_for(recipe: Recipe, model: keras.Model, steps_per_epoch: int) -> None:
-    """Compiles `model` with the recipe's loss and optimizer, and builds every variable that training has."""
-    total = recipe.total_steps(steps_per_epoch)
-    starts, multipliers = zip(*recipe.schedule, strict=True)
-    learning_rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-        # Keras' boundaries are the last steps of the old value, ours the first of the new.
-        [round(start * total) - 1 for start in starts[1:]],
-        [recipe.learning_rate * multiplier for multiplier in multipliers],
-    )
+class SGD(keras.optimizers.SGD):
+    """Keras' own, but that the moving averages take the place of the weights when they are asked to.
+
+    `fit` would do it at the end of each of its calls, of which a training has several.
+    """
+
+    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
+        pass
+
+    def take_averages(self, var_list: list[keras.Variable]) -> None:
+        super().finalize_variable_values(var_list)
+
+
+def compile_for(recipe: Recipe, model: keras.Model, steps_per_epoch: int) -> Schedule:
+    """Compiles `model` with the recipe's loss and optimizer, and builds every variable that training has.
+
+    Returns the learning rate's schedule. Call it in the scope of the strategy that the model was built in.
+    """
+    schedule = Schedule(recipe, recipe.total_steps(steps_per_epoch))
+    classes = model.output_shape[-1]
+
+    def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        targets = keras.ops.one_hot(labels, classes)
+        return keras.losses.categorical_crossentropy(
+            targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing
+        )
+
     model.compile(
-        keras.optimizers.SGD(learning_rate, momentum=recipe.momentum),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        SGD(
+            schedule,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            use_ema=recipe.ema > 0,
+            ema_momentum=recipe.ema,
+        ),
+        cross_entropy,
         metrics=["accuracy"],
     )
     model.optimizer.build(model.trainable_variables)
@@ -100,11 +138,13 @@ def compile_for(recipe: Recipe, model: keras.Model, steps_per_epoch: int) -> Non
     logits = np.zeros((model.distribute_strategy.num_replicas_in_sync, model.output_shape[-1]), np.float32)
     model.compute_metrics(x=None, y=np.zeros(len(logits), np.int32), y_pred=logits)
     model.reset_metrics()
+    return schedule
 
 
 def _fit(
     model: keras.Model,
     recipe: Recipe,
+    schedule: Schedule,
     run: Run,
     dataset: data.Dataset,
     preprocessing: data.Preprocessing,
@@ -127,25 +167,20 @@ def _fit(
             history.write()
         progress = ProgressBar(console, total, steps, recipe.batch_size, first)
         tensorboard = keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False)
+        callbacks = [StopOnNaN(), history, tensorboard, progress, checkpoints]
+        if recipe.schedule == "plateau":
+            callbacks.insert(0, Plateau(schedule, history))
         try:
             for begin, end in segments(first, total, steps):
-                batches = data.train_batches(
-                    dataset.train,
-                    preprocessing,
-                    batch_size=recipe.batch_size,
-                    augmentation=recipe.augmentation,
-                    seed=recipe.seed,
-                    first_step=begin,
-                )
                 model.fit(
-                    batches,
+                    _training_batches(recipe, dataset, preprocessing, begin),
                     initial_epoch=begin // steps,
                     epochs=-(-end // steps),
                     steps_per_epoch=min(steps, end - begin),
                     validation_data=validation,
                     validation_steps=-(-len(held_out) // recipe.batch_size),
                     validation_freq=validated,
-                    callbacks=[history, tensorboard, progress, checkpoints],
+                    callbacks=callbacks,
                     shuffle=False,  # the pipeline orders the pictures
                     verbose=0,
                 )
@@ -167,12 +202,29 @@ def segments(first: int, total: int, steps_per_epoch: int) -> Iterator[tuple[int
         first = end
 
 
-def _publish(model: keras.Model, recipe: Recipe, run: Run, size: int, classes: int) -> None:
-    """Saves the trained weights in a plain float32 network, built outside the strategy."""
-    plain = network(recipe, size, classes)
-    plain.set_weights(model.get_weights())
-    with whole_file(run.model_file) as sibling:
-        plain.save(sibling)
+def _training_batches(
+    recipe: Recipe, dataset: data.Dataset, preprocessing: data.Preprocessing, first_step: int
+) -> tf.data.Dataset:
+    return data.train_batches(
+        dataset.train,
+        preprocessing,
+        batch_size=recipe.batch_size,
+        augmentation=recipe.augmentation,
+        lighting=recipe.lighting,
+        seed=recipe.seed,
+        first_step=first_step,
+    )
+
+
+def _draw_pictures(path: Path, batches: tf.data.Dataset, preprocessing: data.Preprocessing) -> None:
+    """Up to 64 pictures of the first batch as the network will see them, side by side in a PNG file."""
+    pictures = data.denormalize(preprocessing, next(iter(batches))[0])[:64].numpy()
+    columns = 8
+    pictures = np.pad(pictures, ((0, -len(pictures) % columns), (0, 0), (0, 0), (0, 0)), constant_values=255)
+    rows, height, width = len(pictures) // columns, *pictures.shape[1:3]
+    grid = pictures.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    with whole_file(path) as sibling:
+        sibling.write_bytes(tf.io.encode_png(grid).numpy())
 
 
 @contextlib.contextmanager

@@ -36,8 +36,8 @@ def main() -> None:
 
     recipe = replace(RECIPES["cifar10-resnet20"], dataset=args.dataset, data_dir=args.data_dir)
     dataset = data.load(recipe.dataset, data_dir=recipe.data_dir)
-    preprocessing = data.per_pixel_mean(dataset.train.images, dataset.size)
-    model = network(recipe, dataset.size, len(dataset.labels), weight_decay=recipe.weight_decay)
+    preprocessing = data.preprocessing_for(dataset, None)
+    model = network(recipe, preprocessing.crop, len(dataset.labels), weight_decay=recipe.weight_decay)
     compile_for(recipe, model, 390)
     validation = data.test_batches(dataset.test.take(np.arange(512)), preprocessing, recipe.batch_size)
 

@@ -209,3 +209,170 @@ def test_pictures_that_can_be_decoded(kind):
     image.save(file, kind.split()[-1], **({"progressive": True} if "progressive" in kind else {}))
     decoded = data.decode(tf.constant(file.getvalue()))
     assert decoded.shape == (4, 5, 3) and decoded.dtype == tf.uint8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The digits as PNG files, `SPLIT/CLASS/NUMBER.png`."""
+    root = tmp_path_factory.mktemp("digits")
+    for name, split in (("train", DIGITS.train), ("test", DIGITS.test)):
+        for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            path = root / name / DIGITS.labels[label] / f"{number:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tf.io.encode_png(image).numpy())
+    return root
+
+
+def as_arrays(files):
+    images = [tf.io.decode_png(tf.io.read_file(str(path))).numpy() for path in files.paths]
+    return data.Arrays(np.stack(images), files.labels)
+
+
+def test_a_folder_of_pictures(folder):
+    dataset = data.load(str(folder))
+    assert dataset.labels == DIGITS.labels
+    assert (len(dataset.train), len(dataset.test)) == (1437, 360)
+    assert Counter(dataset.test.labels.tolist()) == Counter(DIGITS.test.labels.tolist())
+    held = data.load(str(folder), holdout=100, seed=3)
+    assert (len(held.train), len(held.validation)) == (1337, 100)
+    assert not set(held.train.paths) & set(held.validation.paths)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "pad-crop-flip", "scale-crop-flip"])
+@pytest.mark.parametrize("lighting", [0.0, 0.1])
+def test_files_and_arrays_give_the_same_batches(folder, augmentation, lighting):
+    """Order, augmentation and numbers: where the pictures lie makes no difference."""
+    files = data.load(str(folder)).train
+    arguments = {"batch_size": 16, "augmentation": augmentation, "lighting": lighting, "seed": 5, "first_step": 87}
+    ours = data.train_batches(files, preprocessing(), **arguments).take(5)  # into the second epoch
+    theirs = data.train_batches(as_arrays(files), preprocessing(), **arguments).take(5)
+    for (images, labels), (other_images, other_labels) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(labels, other_labels)
+        np.testing.assert_allclose(images, other_images, atol=1e-6)
+
+
+def test_files_are_tested_like_arrays(folder):
+    files = data.load(str(folder)).test
+    ours = list(data.test_batches(files, preprocessing(), 100))
+    theirs = list(data.test_batches(as_arrays(files), preprocessing(), 100))
+    assert [len(labels) for _, labels in ours] == [100, 100, 100, 60]
+    for (images, labels), (other_images, other_labels) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(labels, other_labels)
+        np.testing.assert_array_equal(images, other_images)
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        ([], "needs a folder train"),
+        (["train/a", "train/b"], "and one of test, validation, val"),
+        (["train/a", "test/a"], "two classes or more"),
+        (["train/a", "train/b", "test/c"], "has the class 'c'"),
+        (["train/a", "train/b", "test/a"], "holds no pictures"),
+    ],
+)
+def test_folders_that_are_built_otherwise(tmp_path, folders, says):
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=says):
+        data.load(str(tmp_path))
+
+
+def test_no_such_data_set():
+    with pytest.raises(ValueError, match="'mnits'; choose one of digits.*imagenet2012, or give a folder of pictures"):
+        data.load("mnits")
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """53 and 9 JPEGs of many sizes as tensorflow-datasets stores imagenet2012, in several files; its real labels."""
+    import tensorflow_datasets as tfds
+
+    root = tmp_path_factory.mktemp("tfds")
+    names = tfds.builder("imagenet2012", data_dir=str(root)).info.features["label"].names
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=names),
+            "file_name": tfds.features.Text(),
+        }
+    )
+
+    def pictures(count):
+        rng = np.random.default_rng(0)
+        for i in range(count):
+            image = rng.integers(0, 256, (30 + i % 7, 40 - i % 5, 3)).astype("uint8")
+            yield {"image": image, "label": i, "file_name": str(i)}
+
+    tensors = {
+        "image": tf.TensorSpec((None, None, 3), tf.uint8),
+        "label": tf.TensorSpec((), tf.int64),
+        "file_name": tf.TensorSpec((), tf.string),
+    }
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "imagenet2012",
+        "5.1.0",
+        features,
+        {
+            name: tf.data.Dataset.from_generator(lambda count=count: pictures(count), output_signature=tensors)
+            for name, count in (("train", 53), ("validation", 9))
+        },
+        str(root / "imagenet2012"),
+        download_config=tfds.download.DownloadConfig(num_shards=4),
+    )
+    return str(root)
+
+
+def imagenet_labels(imagenet, count, first_step=0, seed=0):
+    split = data.load("imagenet2012", data_dir=imagenet).train
+    return [(int(step), labels.numpy().tolist()) for step, _, labels in split.shuffled(5, seed, first_step).take(count)]
+
+
+def test_records_are_each_in_an_epoch_at_most_once_and_epochs_differ(imagenet):
+    found = imagenet_labels(imagenet, 20)
+    assert [step for step, _ in found] == list(range(20))
+    epochs = [[label for _, labels in found[a : a + 10] for label in labels] for a in (0, 10)]
+    for epoch in epochs:
+        assert len(set(epoch)) == 50 and set(epoch) <= set(range(53))
+    assert epochs[0] != epochs[1] and epochs[0] != sorted(epochs[0])
+    assert imagenet_labels(imagenet, 20) == found
+    assert imagenet_labels(imagenet, 3, seed=1) != found[:3]
+
+
+def test_records_go_on_from_any_step(imagenet):
+    whole = imagenet_labels(imagenet, 25)
+    for first in (1, 9, 10, 17):
+        assert imagenet_labels(imagenet, 25 - first, first_step=first) == whole[first:]
+
+
+def test_records_are_read_in_order_once(imagenet):
+    dataset = data.load("imagenet2012", data_dir=imagenet)
+    labels = [int(label) for _, label in dataset.test.in_order()]
+    assert sorted(labels) == list(range(9)) and len(dataset.test) == 9
+    assert labels == [int(label) for _, label in dataset.test.in_order()]
+    assert len(dataset.labels) == 1000 and dataset.labels[0] == "n01440764", "tench, the first synset of ILSVRC2012"
+
+
+def test_held_out_records_are_not_trained_on(imagenet):
+    dataset = data.load("imagenet2012", data_dir=imagenet, holdout=10)
+    held = {int(label) for _, label in dataset.validation.in_order()}
+    rest = {int(label) for _, label in dataset.train.in_order()}
+    assert (len(held), len(rest)) == (10, 43) and not held & rest
+    trained = {int(i) for _, _, labels in dataset.train.shuffled(43, 0, 0).take(1) for i in labels}
+    assert trained == rest
+    with pytest.raises(ValueError, match="holdout is 53"):
+        data.load("imagenet2012", data_dir=imagenet, holdout=53)
+
+
+def test_missing_imagenet_says_how_to_get_it(tmp_path):
+    with pytest.raises(ValueError, match="ILSVRC2012_img_train.tar.*download_and_prepare"):
+        data.load("imagenet2012", data_dir=str(tmp_path))
+
+
+def test_the_preprocessing_of_records_is_the_mean_colour(imagenet):
+    """Section 3.4: shorter side 256, crop 224; the mean of ImageNet in RGB (keras-applications, mode "caffe")."""
+    dataset = data.load("imagenet2012", data_dir=imagenet)
+    found = data.preprocessing_for(dataset, None)
+    assert (found.resize, found.crop, found.channels, found.mean) == (256, 224, "RGB", (123.68, 116.779, 103.939))
+    images, labels = next(iter(data.test_batches(dataset.test, data.preprocessing_for(dataset, 32), 4)))
+    assert images.shape == (4, 32, 32, 3) and labels.shape == (4,)

@@ -11,6 +11,7 @@ import pytest
 
 import keras_resnet
 from keras_resnet import factories
+from keras_resnet.data import normalize
 from keras_resnet.model import build
 from keras_resnet.spec import NETWORKS, ResNetSpec
 
@@ -174,16 +175,14 @@ def test_missing_weights_are_refused_before_anything_is_built(built, tmp_path, f
     arguments = (TINY,) if factory == "ResNet" else ()
     with pytest.raises(ValueError) as refusal:
         getattr(keras_resnet, factory)(*arguments, weights=path)
-    for text in ("weights", str(path), "None", ".weights.h5"):
+    for text in ("weights", str(path), "None", "'imagenet'", "file that exists"):
         assert text in str(refusal.value)
 
 
-# Keras warns of what the file lacks before it refuses.
-@pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_weights_of_another_network_are_refused(tmp_path):
     path = tmp_path / "network.weights.h5"
     build(replace(TINY, shortcut="C"), classes=4).save_weights(path)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="has shortcut 'C', this one has 'A'"):
         keras_resnet.ResNet(TINY, classes=4, weights=path)
 
 
@@ -207,3 +206,53 @@ def test_resnet20_predicts(name):
     probabilities = keras.ops.convert_to_numpy(model(pictures(2, 32, 32, 3)))
     assert probabilities.shape == (2, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["caffe", "torch", "tf"])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_preprocess_input_is_that_of_keras_applications(mode, kind):
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3)).astype(kind)
+    before = pictures.copy()
+    got = keras_resnet.preprocess_input(pictures, mode=mode)
+    np.testing.assert_array_equal(pictures, before, "Keras would have written into the array")
+    wanted = keras.applications.imagenet_utils.preprocess_input(before.copy(), mode=mode)
+    np.testing.assert_array_equal(got, wanted)
+    # The Preprocessing that travels with weights, runs and exports is the same function.
+    np.testing.assert_allclose(normalize(keras_resnet.PREPROCESSING[mode], pictures), wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_preprocess_input_by_hand():
+    """103.939, 116.779, 123.68 are the means of blue, green and red (keras.io, and the authors' Caffe models)."""
+    red = np.array([[[255.0, 0.0, 0.0]]])
+    np.testing.assert_allclose(keras_resnet.preprocess_input(red)[0, 0], [-103.939, -116.779, 255 - 123.68], rtol=1e-6)
+    np.testing.assert_allclose(
+        keras_resnet.preprocess_input(red, mode="torch")[0, 0],
+        [(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225],
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(keras_resnet.preprocess_input(red, mode="tf")[0, 0], [1, -1, -1])
+
+
+def test_preprocess_input_stands_in_a_model():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras_resnet.preprocess_input(inputs))
+    pictures = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(model(pictures), keras_resnet.preprocess_input(pictures), rtol=1e-5, atol=1e-4)
+
+
+def test_other_modes_are_refused():
+    with pytest.raises(ValueError, match="mode is 'pytorch'; choose one of 'caffe', 'torch', 'tf'"):
+        keras_resnet.preprocess_input(np.zeros((1, 2, 2, 3)), mode="pytorch")
+
+
+def test_decode_predictions(monkeypatch):
+    """Keras downloads the names; here are made-up ones, in its cache's form."""
+    names = {str(i): [f"n{i:08d}", f"thing_{i}"] for i in range(1000)}
+    monkeypatch.setattr("keras.src.applications.imagenet_utils.CLASS_INDEX", names)
+    predictions = np.zeros((2, 1000), np.float32)
+    predictions[0, [7, 3]], predictions[1, 999] = (0.5, 0.25), 0.75
+    first, second = keras_resnet.decode_predictions(predictions, top=2)
+    assert first == [("n00000007", "thing_7", 0.5), ("n00000003", "thing_3", 0.25)]
+    assert second[0] == ("n00000999", "thing_999", 0.75)
+    with pytest.raises(ValueError, match="1000"):
+        keras_resnet.decode_predictions(np.zeros((2, 10)))

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_resnet.analysis import summarize
-from keras_resnet.model import build
+from keras_resnet.model import build, feature_pyramid, freeze
 from keras_resnet.spec import NETWORKS, ResNetSpec
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "networks.json").read_text(encoding="utf-8"))
@@ -38,10 +38,8 @@ def label(spec):
     return f"{spec.stem}-{spec.block}-{spec.name}"
 
 
-@functools.cache
-def small(spec):
-    """A model that no test changes, with weights that no initializer gives: moving statistics, gamma and beta too."""
-    model = build(spec, input_shape=(32, 32, 3), classes=5)
+def randomised(model):
+    """The model, with weights that no initializer gives: moving statistics, gamma and beta too."""
     random = np.random.default_rng(0)
     for variable in model.variables:
         if "kernel" in variable.path:
@@ -50,6 +48,12 @@ def small(spec):
         else:
             variable.assign(random.uniform(0.5, 1.5, size=variable.shape))
     return model
+
+
+@functools.cache
+def small(spec):
+    """A model that no test changes."""
+    return randomised(build(spec, input_shape=(32, 32, 3), classes=5))
 
 
 def array(tensor):
@@ -147,6 +151,7 @@ def test_every_layer_is_stock_keras(spec):
 
 _REOPEN = """
 import sys
+from pathlib import Path
 
 class Uninstalled:
     def find_spec(self, name, path=None, target=None):
@@ -165,35 +170,97 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+limit, *names = sys.argv[1:]
+sys.setrecursionlimit(int(limit))
 outputs = {}
 with tf.device("CPU:0"):
-    for name in sys.argv[1:]:
-        model = keras.models.load_model(name + ".keras")
+    for name in names:
+        path = Path(name + ".keras")
+        model = keras.models.load_model(path)
+        path.unlink()
         outputs[name] = model(np.load("pictures.npy"), training=False).numpy()
 np.savez("outputs.npz", **outputs)
 """
 
 
-def test_saved_models_open_where_this_package_is_not_installed(tmp_path):
-    images = pictures(2, 32, 32, 3)
-    np.save(tmp_path / "pictures.npy", images)
-    for number, spec in enumerate(SMALL):
-        small(spec).save(tmp_path / f"{number}.keras")
-    names = [str(number) for number in range(len(SMALL))]
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", _REOPEN, *names], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    outputs = np.load(tmp_path / "outputs.npz")
-    for name, spec in zip(names, SMALL, strict=True):
+def reopened(folder, models, images, recursion_limit=1000):
+    """Saves each of `models`, pairs of name and model, one after the other. By name, what they answer to `images`
+    here and what they answer once reopened where `keras_resnet` cannot be imported.
+    """
+    np.save(folder / "pictures.npy", images)
+    wanted = {}
+    for name, model in models:
+        model.save(folder / f"{name}.keras")
         # On the CPU, where the same operations give the same bits.
         with tf.device("CPU:0"):
-            np.testing.assert_array_equal(outputs[name], values(small(spec), images), err_msg=label(spec))
+            wanted[name] = values(model, images)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _REOPEN, str(recursion_limit), *wanted],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    got = np.load(folder / "outputs.npz")
+    assert set(got) == set(wanted)
+    return {name: (wanted[name], got[name]) for name in wanted}
+
+
+def test_saved_models_open_where_this_package_is_not_installed(tmp_path):
+    names = {str(number): spec for number, spec in enumerate(SMALL)}
+    answers = reopened(tmp_path, ((name, small(spec)) for name, spec in names.items()), pictures(2, 32, 32, 3))
+    for name, (wanted, got) in answers.items():
+        np.testing.assert_array_equal(got, wanted, err_msg=label(names[name]))
     # Each network answers otherwise, so no file stands for another. Only without shortcuts are the two orders one
     # chain of the same layers.
-    assert len({outputs[name].tobytes() for name in names}) == len(
+    assert len({got.tobytes() for _, got in answers.values()}) == len(
         {replace(s, order="post") if s.shortcut is None else s for s in SMALL}
     )
+
+
+def calibrated(network, images):
+    """A network of the paper under whose weights every layer matters to the answer, however many there are.
+
+    Its moving statistics are those of `images`, so that nothing grows or shrinks from layer to layer.
+    """
+    spec = NETWORKS[network]
+    model = build(spec, classes=10 if spec.stem == "cifar" else 1000)
+    random = np.random.default_rng(0)
+    for layer in norms(model):
+        # Small, so that the softmax of a sum over hundreds of units is not all at one class.
+        layer.gamma.assign(random.uniform(0.05, 0.15, size=layer.gamma.shape))
+        layer.beta.assign(random.uniform(-0.05, 0.05, size=layer.beta.shape))
+        layer.momentum = 0
+    model(images, training=True)
+    for layer in norms(model):
+        layer.momentum = 0.9
+    return model
+
+
+def assert_reopens(folder, networks, recursion_limit=1000):
+    images = pictures(2, 32, 32, 3)
+    models = ((network, calibrated(network, images)) for network in networks)
+    for network, (wanted, got) in reopened(folder, models, images, recursion_limit).items():
+        assert np.isfinite(wanted).all(), network
+        assert 0 < wanted.min() < wanted.max() < 1, network
+        # What differs in the pictures comes through to the end.
+        assert np.abs(wanted[0] - wanted[1]).max() > 1e-3 * wanted.max(), network
+        np.testing.assert_array_equal(got, wanted, err_msg=network)
+
+
+@pytest.mark.slow
+def test_every_network_opens_where_this_package_is_not_installed(tmp_path):
+    assert_reopens(tmp_path, [network for network in NETWORKS if network != "resnet1202"])
+
+
+@pytest.mark.slow
+def test_resnet1202_opens_where_this_package_is_not_installed(tmp_path):
+    """Keras walks a model by recursion, so whoever opens ResNet-1202 with Keras alone calls
+    `sys.setrecursionlimit(10_000)` first. Saving it needs nothing.
+    """
+    assert sys.getrecursionlimit() == 1000
+    assert_reopens(tmp_path, ["resnet1202"], recursion_limit=10_000)
 
 
 def test_zero_padding_shortcut_appends_its_zeros_after_the_real_channels():
@@ -243,19 +310,82 @@ def test_a_unit_is_its_shortcut_plus_its_branch(shortcut):
     assert (branch < 0).any(), "nothing for the ReLU to cut"
 
 
-@pytest.mark.parametrize("spec", [s for s in SMALL if s.order == "pre" and s.shortcut in ("A", "B")], ids=label)
-def test_pre_activation_carries_its_input_through_a_stage(spec):
-    """He et al. (2016), equation 4: with identity shortcuts, x_L = x_l + the sum of the residual branches between."""
-    spec = replace(spec, blocks=(3, 1))
-    stage = next(spec.stages())
-    identities = [unit for unit in stage if unit.shortcut == "identity"]
-    assert len(identities) >= 2
-    model = small(spec)
-    inputs = {3: "pool1_pool" if spec.stem == "imagenet" else "conv1_conv", 2: f"{stage[0].name}_out"}[len(identities)]
-    ends = [inputs, *(f"{unit.convolutions[-1].name}_conv" for unit in identities), f"{stage[-1].name}_out"]
-    probe = keras.Model(model.input, [model.get_layer(name).output for name in ends])
-    x, *branches, out = (array(value) for value in probe(pictures(2, 32, 32, 3), training=False))
-    np.testing.assert_allclose(out, x + sum(branches), rtol=1e-5, atol=1e-5)
+def end_of(unit):
+    """The layer whose output is that of the unit, in order "pre"."""
+    return f"{unit.name}_out" if unit.shortcut else f"{unit.convolutions[-1].name}_conv"
+
+
+def same_shape_units(spec):
+    """Of every stage the units that keep the shape, and the layer whose output goes into the first of them."""
+    before = "pool1_pool" if spec.stem == "imagenet" else "conv1_conv"
+    for stage in spec.stages():
+        units = [unit for unit in stage if unit.stride == 1 and unit.inputs == unit.outputs]
+        assert len(units) >= 2
+        yield (before if units == stage else end_of(stage[0])), units
+        before = end_of(stage[-1])
+
+
+def through(model, start, units, training):
+    """Forward: what goes into the units, what comes out, the sum of their branches. Backward, for the loss of the
+    network on some pictures: its gradient by what goes in, by what comes out, and what of the latter comes back
+    through the branches.
+    """
+    branches, end = [f"{unit.convolutions[-1].name}_conv" for unit in units], end_of(units[-1])
+    stage = keras.Model(
+        model.get_layer(start).output, {name: model.get_layer(name).output for name in (*branches, end)}
+    )
+    rest = part(model, end, "predictions")
+    x = part(model, "", start)(pictures(4, 32, 32, 3), training=training)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        outputs = stage(x, training=training)
+        out, total = outputs[end], tf.add_n([outputs[name] for name in branches])
+        logits = rest(out, training=training)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.range(4), logits)
+    by_out = tape.gradient(loss, out)
+    by_x, by_branches = tape.gradient(loss, x), tape.gradient(total, x, output_gradients=by_out)
+    return map(array, (x, out, total, by_x, by_out, by_branches))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "spec",
+    # Units that keep the shape do not stride, wherever the others do.
+    [s for s in SMALL if s.order == "pre" and s.shortcut in ("A", "B") and s.stride_on == "1x1"],
+    ids=label,
+)
+def test_pre_activation_carries_its_input_and_its_gradient_through_a_stage(spec, training):
+    """He et al. (2016), equation 4: with identity shortcuts, x_L = x_l + the sum of the residual branches between.
+    Equation 5: the gradient of the loss by x_l is that by x_L, plus what comes back through the branches.
+    """
+    spec = replace(spec, blocks=(3, 3))
+    model = randomised(build(spec, input_shape=(32, 32, 3), classes=5, classifier_activation=None))
+    for start, units in same_shape_units(spec):
+        assert {unit.shortcut for unit in units} == {"identity"}
+        x, out, branches, by_x, by_out, by_branches = through(model, start, units, training)
+        for whole, carried, residual in ((out, x, branches), (by_x, by_out, by_branches)):
+            size = np.abs(whole).max()
+            np.testing.assert_allclose(whole, carried + residual, rtol=0, atol=1e-5 * size)
+            assert np.abs(carried).max() > 0.05 * size
+            assert np.abs(residual).max() > 0.05 * size
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@pytest.mark.parametrize("shortcut", ["A", None])
+def test_a_gradient_passes_branches_of_zero_untouched_and_only_by_the_shortcut(shortcut, block, training):
+    """Section 3.2: the identity shortcut hands on the gradient whatever the layers beside it do. In the plain network
+    these layers are all there is, and one zero stops everything: why depth hurts there and not here.
+    """
+    spec = ResNetSpec(stem="cifar", block=block, blocks=(3, 3), width=4, shortcut=shortcut, order="pre")
+    model = randomised(build(spec, input_shape=(32, 32, 3), classes=5, classifier_activation=None))
+    for start, units in same_shape_units(spec):
+        for unit in units:
+            kernel = model.get_layer(f"{unit.convolutions[-1].name}_conv").kernel
+            kernel.assign(np.zeros(kernel.shape))
+        _, _, _, by_x, by_out, _ = through(model, start, units, training)
+        assert np.abs(by_out).max() > 1e-6
+        np.testing.assert_array_equal(by_x, np.zeros_like(by_x) if shortcut is None else by_out)
 
 
 @pytest.mark.parametrize("spec", [CIFAR, IMAGENET], ids=label)
@@ -380,22 +510,46 @@ def policy():
     keras.config.set_dtype_policy(before)
 
 
+def assert_ends_in_float32(model, spec, name):
+    assert keras.config.dtype_policy().name == name
+    half = name.removeprefix("mixed_")
+    convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    assert len(convolutions) == sum(layer.kind == "convolution" for layer in spec.layers(32, 10))
+    for layer in convolutions:
+        assert layer.compute_dtype == layer.output.dtype == half, layer.name
+    assert model.get_layer("predictions").compute_dtype == "float32"
+    assert model.output.dtype == "float32"
+    assert {variable.dtype for variable in model.variables} == {"float32"}
+
+
 @pytest.mark.parametrize("name", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("spec", [CIFAR, replace(IMAGENET, order="pre")], ids=label)
 def test_mixed_precision_ends_in_float32(policy, name, spec):
     policy(name)
-    half = name.removeprefix("mixed_")
     model = build(spec, input_shape=(32, 32, 3), classes=5)
-    assert keras.config.dtype_policy().name == name
-    assert model.get_layer("conv3_block1_1_conv").compute_dtype == half
-    assert model.get_layer("conv3_block1_1_conv").output.dtype == half
-    assert model.get_layer("predictions").compute_dtype == "float32"
-    assert model.output.dtype == "float32"
-    assert {variable.dtype for variable in model.variables} == {"float32"}
+    assert_ends_in_float32(model, spec, name)
     probabilities = values(model, pictures(2, 32, 32, 3))
     assert probabilities.dtype == np.float32
     # Half precision would leave an error of about 1e-3 here.
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        pytest.param(
+            network, name, marks=() if network in ("resnet18", "resnet20", "resnet50", "plain20") else pytest.mark.slow
+        )
+        for network in NETWORKS
+        for name in ("mixed_float16", "mixed_bfloat16")
+        # The deepest takes longer to build than all the others together; one policy stands for both.
+        if (network, name) != ("resnet1202", "mixed_bfloat16")
+    ],
+)
+def test_every_network_ends_in_float32_under_mixed_precision(policy, network, name):
+    policy(name)
+    spec = NETWORKS[network]
+    assert_ends_in_float32(build(spec, classes=10), spec, name)
 
 
 @pytest.mark.parametrize("name", ["float32", "mixed_float16"])
@@ -530,3 +684,129 @@ def test_other_backends_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="'jax'.*'tensorflow'"):
         build(CIFAR, classes=5)
+
+
+PYRAMIDS = [
+    # Table 1 for 224 px pictures: conv2_x to conv5_x; section 4.2 for 32 px.
+    ("resnet18", 224, {"C2": (56, 64), "C3": (28, 128), "C4": (14, 256), "C5": (7, 512)}),
+    ("plain18", 224, {"C2": (56, 64), "C3": (28, 128), "C4": (14, 256), "C5": (7, 512)}),
+    ("resnet50", 224, {"C2": (56, 256), "C3": (28, 512), "C4": (14, 1024), "C5": (7, 2048)}),
+    ("resnet20", 32, {"C2": (32, 16), "C3": (16, 32), "C4": (8, 64)}),
+    ("plain20", 32, {"C2": (32, 16), "C3": (16, 32), "C4": (8, 64)}),
+]
+
+
+@pytest.mark.parametrize("order", ["post", "pre"])
+@pytest.mark.parametrize(("network", "size", "wanted"), PYRAMIDS, ids=[row[0] for row in PYRAMIDS])
+def test_feature_pyramid(network, size, wanted, order):
+    model = build(replace(NETWORKS[network], order=order), include_top=False, input_shape=(size, size, 3))
+    pyramid = feature_pyramid(model)
+    shapes = {name: tuple(output.shape[1:]) for name, output in pyramid.output.items()}
+    assert shapes == {name: (side, side, channels) for name, (side, channels) in wanted.items()}
+
+
+@pytest.mark.parametrize("include_top", [True, False])
+def test_the_last_of_the_pyramid_is_what_the_rest_of_the_model_sees(include_top, tmp_path):
+    """Of a model reopened from a file, too: the layers are found by name."""
+    spec = ResNetSpec(stem="imagenet", block="bottleneck", blocks=(1, 2), width=4)
+    build(spec, include_top=include_top, classes=3, classifier_activation=None).save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    pictures = np.random.default_rng(0).normal(size=(2, 48, 40, 3)).astype("float32")
+    features = feature_pyramid(model)(pictures)
+    assert {name: tuple(value.shape) for name, value in features.items()} == {
+        "C2": (2, 12, 10, 16),
+        "C3": (2, 6, 5, 32),
+    }
+    last = features["C3"]
+    if include_top:
+        last = model.get_layer("predictions")(tf.reduce_mean(last, axis=(1, 2)))
+    np.testing.assert_allclose(last, model(pictures), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_without_stages_has_no_pyramid():
+    inputs = keras.Input((8, 8, 3))
+    with pytest.raises(ValueError, match="no stages"):
+        feature_pyramid(keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs)))
+
+
+def trained_by(model, what):
+    """Names of the layers that a step of training moved, statistics included."""
+    keras.utils.set_random_seed(0)
+    freeze(model, what)
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = {layer.name: layer.get_weights() for layer in model.layers}
+    pictures = np.random.default_rng(0).normal(1, 2, size=(8, 16, 16, 3)).astype("float32")
+    model.fit(pictures, np.arange(8) % 3, batch_size=8, epochs=1, verbose=0)
+    return {
+        layer.name
+        for layer in model.layers
+        if any((old != new).any() for old, new in zip(before[layer.name], layer.get_weights(), strict=True))
+    }
+
+
+@pytest.mark.parametrize("order", ["post", "pre"])
+def test_freeze(order):
+    spec = ResNetSpec(stem="cifar", blocks=(1, 1), width=4, order=order)
+    kernels = {f"{name}_conv" for name in ("conv1", "conv2_block1_1", "conv2_block1_2", "conv3_block1_0")}
+    kernels |= {f"conv3_block1_{i}_conv" for i in (1, 2)}
+    assert trained_by(build(spec, classes=3, classifier_activation=None), "batch_norm") == kernels | {"predictions"}
+    assert trained_by(build(spec, classes=3, classifier_activation=None), "backbone") == {"predictions"}
+
+
+def test_a_frozen_batch_norm_runs_in_inference_mode():
+    """Otherwise fine-tuning would normalise by the batch, and nothing learnt before would hold (keras#9214)."""
+    model = build(ResNetSpec(stem="cifar", blocks=(1, 1), width=4), classes=3)
+    pictures = np.random.default_rng(0).normal(1, 2, size=(8, 16, 16, 3)).astype("float32")
+    assert np.abs(model(pictures, training=True) - model(pictures, training=False)).max() > 1e-3
+    freeze(model, "batch_norm")
+    np.testing.assert_array_equal(model(pictures, training=True), model(pictures, training=False))
+    for layer in model.layers:
+        layer.trainable = True
+    assert np.abs(model(pictures, training=True) - model(pictures, training=False)).max() > 1e-3
+
+
+def test_freeze_reaches_a_backbone_inside_a_model_and_leaves_a_users_head():
+    backbone = build(ResNetSpec(stem="cifar", blocks=(1, 1), width=4), include_top=False, pooling="avg")
+    inputs = keras.Input((16, 16, 3))
+    model = keras.Sequential([inputs, backbone, keras.layers.BatchNormalization(), keras.layers.Dense(3, name="mine")])
+    freeze(model, "backbone")
+    assert [v.path.split("/")[-2:] for v in model.trainable_variables[-2:]] == [["mine", "kernel"], ["mine", "bias"]]
+    assert len(model.trainable_variables) == 4, "batch norm and dense of the user"
+    freeze(model, "batch_norm")
+    assert len(model.trainable_variables) == 2
+
+
+def test_freeze_refuses_what_it_does_not_know():
+    model = build(ResNetSpec(stem="cifar", blocks=(1, 1), width=4), classes=3)
+    with pytest.raises(ValueError, match="what to freeze is 'bn'; choose one of 'batch_norm', 'backbone'"):
+        freeze(model, "bn")
+    with pytest.raises(ValueError, match="no backbone to freeze"):
+        freeze(keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)]), "backbone")
+
+
+@pytest.mark.slow
+def test_the_example_of_fine_tuning_in_the_readme(tmp_path, monkeypatch, capfd):
+    """Runs as it is printed, and does what its comments say."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    example = readme.split("## Fine-tuning")[1].split("```python\n")[1].split("```")[0]
+    assert len([line for line in example.splitlines() if line]) <= 12
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    labels = np.arange(48) % 3
+    images = (rng.normal(size=(48, 32, 32, 3)) + labels[:, None, None, None]).astype("float32")
+    pretrained = build(NETWORKS["resnet20"], classes=10)
+    for _ in range(30):
+        pretrained(images, training=True)  # gives batch norm the statistics of the pictures
+    pretrained.save_weights("pretrained.weights.h5")
+    scope = {"images": images, "labels": labels}
+    with pytest.warns(UserWarning, match="the backbone is loaded"):
+        exec(example, scope)
+    model = scope["model"]
+    for name in ("conv1_bn", "conv4_block3_2_bn"):
+        for got, wanted in zip(
+            model.get_layer(name).get_weights(), pretrained.get_layer(name).get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(got, wanted)
+    assert (model.get_layer("conv1_conv").kernel.numpy() != pretrained.get_layer("conv1_conv").kernel.numpy()).any()
+    assert model.evaluate(images, labels, verbose=0)[1] > 0.6

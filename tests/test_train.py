@@ -1,6 +1,7 @@
 import csv
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet import data
+from keras_resnet import bn_statistics, data
 from keras_resnet.recipe import RECIPES
 from keras_resnet.run import Run
 from keras_resnet.train import compile_for, network, segments, train
@@ -95,6 +96,66 @@ def test_one_step_is_sgd_with_momentum_and_the_papers_weight_decay():
         model.train_on_batch(images, labels)
         for variable, value in zip(model.trainable_variables, wanted, strict=True):
             np.testing.assert_allclose(variable.numpy(), value, rtol=2e-4, atol=2e-5)
+
+
+def test_label_smoothing():
+    """By hand: one minus the share on the label, the rest on all classes alike (Szegedy et al. 2015, section 7)."""
+    logits = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], np.float32)
+    labels = np.array([0, 2])
+    log = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    targets = np.eye(3)[labels] * 0.9 + 0.1 / 3
+    wanted = -(targets * log).sum(axis=1).mean()
+    recipe = replace(TINY, label_smoothing=0.1)
+    model = network(recipe, 8, 3)
+    compile_for(recipe, model, 10)
+    assert float(model.compute_loss(y=labels, y_pred=logits)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_average_of_the_weights_is_what_is_kept(tmp_path):
+    """Against the average computed step by step from the weights of the same training without it."""
+    # A rate that does not depend on how long the run is, so that shorter runs are its beginnings.
+    recipe = replace(TINY, epochs=None, steps=3, ema=0.8, schedule=((0.0, 1.0),))
+    kept = train(recipe, tmp_path / "kept")
+    average = None
+    for steps in (1, 2, 3):
+        part = train(replace(recipe, ema=0.0, steps=steps), tmp_path / str(steps))
+        values = keras.models.load_model(part.model_file).trainable_variables
+        values = [value.numpy().astype("float64") for value in values]
+        average = values if average is None else [0.8 * a + 0.2 * v for a, v in zip(average, values, strict=True)]
+    for got, wanted in zip(keras.models.load_model(kept.model_file).trainable_variables, average, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_norm_statistics_are_those_of_the_averaged_weights(tmp_path):
+    """The order is average, statistics, save: the statistics in the file are those of the weights in the file."""
+    run = train(replace(TINY, ema=0.9, bn_statistics="population"), tmp_path)
+    model = keras.models.load_model(run.model_file)
+    saved = [v.numpy() for v in model.non_trainable_variables]
+    dataset = data.load("digits")
+    batches = data.train_batches(
+        dataset.train, data.Preprocessing.read(run.preprocessing_file), batch_size=64, augmentation="pad-crop", seed=1
+    )
+    bn_statistics.population(model, batches, 22)
+    for got, wanted in zip(saved, model.non_trainable_variables, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_rate_falls_when_the_validation_error_does_not(tmp_path):
+    """With a rate of next to nothing the error stays: five validations without a new lowest, and a tenth is left."""
+    run = train(replace(TINY, schedule="plateau", holdout=100, learning_rate=1e-12, epochs=8), tmp_path)
+    rates = [float(row["learning_rate"]) for row in history(run)]
+    assert len({row["val_accuracy"] for row in history(run)[1:]}) <= 3
+    assert rates[0] == pytest.approx(1e-12) and rates[-1] == pytest.approx(1e-13)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
+    command = [*COMMAND, "--learning-rate", "1e30", "--checkpoint-seconds", "0", "--run-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.search(r"^keras-resnet: the loss is nan at step \d+, with learning rate 1e\+30", done.stderr, re.M)
+    assert "Traceback" not in done.stderr
+    assert not Run(tmp_path).model_file.exists()
 
 
 @pytest.mark.parametrize(
@@ -224,8 +285,11 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert "Not a directory" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_mixed_precision_trains_and_leaves_a_float32_network(tmp_path):
-    run = train(replace(TINY, precision="mixed_bfloat16", epochs=1), tmp_path)
+@pytest.mark.parametrize(("precision", "ema"), [("mixed_bfloat16", 0.0), ("mixed_float16", 0.5)])
+def test_mixed_precision_trains_and_leaves_a_float32_network(tmp_path, precision, ema):
+    """With averaged weights, too: float16 wraps the optimizer that holds them."""
+    run = train(replace(TINY, precision=precision, ema=ema), tmp_path)
+    assert float(history(run)[-1]["val_accuracy"]) > 0.7
     model = keras.models.load_model(run.model_file)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"

@@ -95,13 +95,15 @@ def published_and_ours(name, path, write, size, top):
     [
         ("ResNet50", publish, "published.h5", (224, 224), True),
         ("ResNet50", keras.Model.save_weights, "saved.weights.h5", (96, 64), False),
+        # Every pair of layout, size and top.
         *(
             pytest.param(name, write, file, size, top, marks=pytest.mark.slow)
-            for name, (write, file), size, top in itertools.product(
-                ("ResNet50", "ResNet101", "ResNet152"),
-                ((by_keras, "keras.h5"), (keras.Model.save_weights, "saved.weights.h5")),
-                ((224, 224), (160, 192)),
-                (True, False),
+            for name in ("ResNet50", "ResNet101", "ResNet152")
+            for write, file, size, top in (
+                (by_keras, "keras.h5", (224, 224), True),
+                (by_keras, "keras.h5", (160, 192), False),
+                (keras.Model.save_weights, "saved.weights.h5", (224, 224), False),
+                (keras.Model.save_weights, "saved.weights.h5", (160, 192), True),
             )
         ),
     ],

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from .dataset import Dataset, Split
+from .dataset import Dataset, Arrays
 
 
 def load(name: str, data_dir: str | None) -> Dataset:
@@ -20,9 +20,9 @@ def load(name: str, data_dir: str | None) -> Dataset:
             "or name the folder that holds it with --data-dir or TFDS_DATA_DIR"
         )
 
-    def split(which: str) -> Split:
+    def split(which: str) -> Arrays:
         examples = builder.as_dataset(split=which, batch_size=-1)
-        return Split(examples["image"].numpy(), examples["label"].numpy().astype(np.int32))
+        return Arrays(examples["image"].numpy(), examples["label"].numpy().astype(np.int32))
 
     return Dataset(
         name=name, labels=tuple(builder.info.features["label"].names), train=split("train"), test=split("test")

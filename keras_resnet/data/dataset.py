@@ -1,13 +1,33 @@
-"""What a data set is here: two splits of labelled pictures and the names of the classes."""
+"""What a data set is here: two splits of labelled pictures and the names of the classes.
+
+A split is in memory (`Arrays`), in picture files (`Files`) or in records (`records.Records`).
+"""
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
+import tensorflow as tf
+
+
+class Split(Protocol):
+    """Labelled pictures: uint8 `[H, W, 3]` where they are in memory, else encoded, and their numbers of class."""
+
+    def __len__(self) -> int: ...
+
+    def in_order(self) -> tf.data.Dataset:
+        """`(picture, label)`, each once."""
+
+    def shuffled(self, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
+        """Endless `(step, pictures [batch], labels [batch])` from `first_step` on; each epoch in a new order.
+
+        A function of seed and step alone. What does not fill the last batch of an epoch is left out.
+        """
 
 
 @dataclass(frozen=True)
-class Split:
-    """Labelled pictures of one size."""
+class Arrays:
+    """Pictures of one size, in memory."""
 
     images: np.ndarray
     """uint8 `[N, H, W, 3]`, RGB"""
@@ -17,8 +37,60 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: np.ndarray) -> "Split":
-        return Split(self.images[indices], self.labels[indices])
+    def take(self, indices: np.ndarray) -> "Arrays":
+        return Arrays(self.images[indices], self.labels[indices])
+
+    def in_order(self) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(_tensors(self.images, self.labels))
+
+    def shuffled(self, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
+        return _shuffled(self.images, self.labels, batch_size, seed, first_step)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Picture files of any size, read when they are needed."""
+
+    paths: np.ndarray
+    """text `[N]`"""
+    labels: np.ndarray
+    """int32 `[N]`"""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Files":
+        return Files(self.paths[indices], self.labels[indices])
+
+    def in_order(self) -> tf.data.Dataset:
+        paths = tf.data.Dataset.from_tensor_slices(_tensors(self.paths, self.labels))
+        return paths.map(lambda path, label: (tf.io.read_file(path), label))
+
+    def shuffled(self, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
+        def read(step: tf.Tensor, paths: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return step, tf.map_fn(tf.io.read_file, paths), labels
+
+        return _shuffled(self.paths, self.labels, batch_size, seed, first_step).map(read)
+
+
+def _tensors(sources: np.ndarray, labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+    """As tensors that a pipeline refers to; as numpy arrays they would be copied into its graph."""
+    with tf.device("CPU"):
+        return tf.constant(sources), tf.constant(labels)
+
+
+def _shuffled(sources: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
+    total, steps = len(labels), len(labels) // batch_size
+    all_sources, all_labels = _tensors(sources, labels)
+
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        epoch, step_in_epoch = step // steps, step % steps
+        place = step_in_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
+        # A permutation that is computed place by place, so no order of the whole split has to be kept.
+        indices = tf.random.experimental.index_shuffle(place, tf.stack([seed, epoch]), total - 1)
+        return step, tf.gather(all_sources, indices), tf.gather(all_labels, indices)
+
+    return tf.data.Dataset.counter(first_step).map(batch)
 
 
 @dataclass(frozen=True)
@@ -31,11 +103,6 @@ class Dataset:
     validation: Split | None = None
     """pictures held out of the training split, where some were"""
 
-    @property
-    def size(self) -> int:
-        """The shorter side of the pictures in pixels."""
-        return min(self.train.images.shape[1:3])
-
 
 def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
     """`count` pictures of the training split become the validation split: stratified, decided by the seed.
@@ -44,10 +111,10 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
     """
     from sklearn.model_selection import train_test_split
 
-    classes, available = len(dataset.labels), len(dataset.train)
+    train = dataset.train
+    assert isinstance(train, Arrays | Files)
+    classes, available = len(dataset.labels), len(train)
     if not classes <= count <= available - classes:
         raise ValueError(f"holdout is {count}; {dataset.name} can spare {classes} to {available - classes} pictures")
-    train, held = train_test_split(
-        np.arange(available), test_size=count, stratify=dataset.train.labels, random_state=seed
-    )
-    return replace(dataset, train=dataset.train.take(np.sort(train)), validation=dataset.train.take(np.sort(held)))
+    rest, held = train_test_split(np.arange(available), test_size=count, stratify=train.labels, random_state=seed)
+    return replace(dataset, train=train.take(np.sort(rest)), validation=train.take(np.sort(held)))

@@ -6,7 +6,7 @@ Repository, 1998 (the part that scikit-learn's `load_digits` holds).
 
 import numpy as np
 
-from .dataset import Dataset, Split
+from .dataset import Dataset, Arrays
 
 
 def load() -> Dataset:
@@ -22,6 +22,6 @@ def load() -> Dataset:
     return Dataset(
         name="digits",
         labels=tuple(map(str, digits.target_names)),
-        train=Split(images[train], labels[train]),
-        test=Split(images[test], labels[test]),
+        train=Arrays(images[train], labels[train]),
+        test=Arrays(images[test], labels[test]),
     )

@@ -6,12 +6,14 @@ step 5,000, and sees what it would have seen.
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from . import views
-from .dataset import Split
-from .preprocessing import Preprocessing, normalize, test_view
+from .dataset import Arrays, Split
+from .preprocessing import Preprocessing, decode, normalize, test_view
 
 PARALLEL_CALLS = min(8, os.cpu_count() or 1)
 PREFETCH = 4
@@ -23,6 +25,7 @@ def train_batches(
     *,
     batch_size: int,
     augmentation: str = "none",
+    lighting: float = 0.0,
     seed: int = 0,
     first_step: int = 0,
 ) -> tf.data.Dataset:
@@ -32,23 +35,40 @@ def train_batches(
     Images float32 `[batch, size, size, 3]`, labels int32 `[batch]`.
     Raises `ValueError` where the split does not fill one batch.
     """
-    total, steps = len(split), steps_per_epoch(split, batch_size)
-    # As tensors that the pipeline refers to; as numpy arrays they would be copied into its graph.
-    with tf.device("CPU"):
-        images, labels = tf.constant(split.images), tf.constant(split.labels)
+    steps_per_epoch(split, batch_size)
+    size = preprocessing.crop
 
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        epoch, step_in_epoch = step // steps, step % steps
-        place = step_in_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
-        # A permutation that is computed place by place, so no order of the whole split has to be kept.
-        indices = tf.random.experimental.index_shuffle(place, tf.stack([seed, epoch]), total - 1)
-        pictures = normalize(preprocessing, test_view(preprocessing, tf.gather(images, indices)))
+    def augment(step: tf.Tensor, pictures: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        key = tf.stack([seed, step])
+        if lighting:
+            pictures = views.lighting(pictures, lighting, tf.random.experimental.stateless_fold_in(key, 1))
+        pictures = normalize(preprocessing, pictures)
         if augmentation in ("pad-crop", "pad-crop-flip"):
-            padding, flip = preprocessing.crop // 8, augmentation == "pad-crop-flip"
-            pictures = views.pad_crop(pictures, padding, flip, tf.stack([seed, step]))
-        return pictures, tf.gather(labels, indices)
+            pictures = views.pad_crop(pictures, size // 8, augmentation == "pad-crop-flip", key)
+        return pictures, labels
 
-    batches = tf.data.Dataset.counter(first_step).map(batch, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    batches = split.shuffled(batch_size, seed, first_step)
+    if isinstance(split, Arrays) and augmentation != "scale-crop-flip":
+        # Pictures of one size are resized and cropped a whole batch at a time.
+        batches = _parallel(
+            batches, lambda step, images, labels: augment(step, test_view(preprocessing, images), labels)
+        )
+        return batches.prefetch(PREFETCH).with_options(_options())
+
+    def draw(step: tf.Tensor, pictures: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        draws = tf.random.stateless_uniform([batch_size, views.DRAWS], tf.stack([seed, step]))
+        return tf.repeat(step, batch_size), pictures, draws, labels
+
+    def view(step: tf.Tensor, picture: tf.Tensor, draw: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        if augmentation == "scale-crop-flip":
+            return step, views.scale_crop_flip(picture, draw, size=size), label
+        return step, test_view(preprocessing, decode(picture)[tf.newaxis])[0], label
+
+    examples = _parallel(batches.map(draw).unbatch(), view)
+    batches = _parallel(
+        examples.batch(batch_size, drop_remainder=True),
+        lambda steps, pictures, labels: augment(steps[0], pictures, labels),
+    )
     return batches.prefetch(PREFETCH).with_options(_options())
 
 
@@ -58,14 +78,17 @@ def test_batches(split: Split, preprocessing: Preprocessing, batch_size: int) ->
     Images float32 `[<= batch, size, size, 3]`, labels int32 `[<= batch]`.
     """
 
-    def view(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return normalize(preprocessing, test_view(preprocessing, images)), labels
+    def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if isinstance(split, Arrays):
+            images = test_view(preprocessing, images)
+        return normalize(preprocessing, images), labels
 
-    with tf.device("CPU"):
-        tensors = (tf.constant(split.images), tf.constant(split.labels))
-    batches = tf.data.Dataset.from_tensor_slices(tensors).batch(batch_size)
-    batches = batches.map(view, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
-    return batches.prefetch(PREFETCH).with_options(_options())
+    examples = split.in_order()
+    if not isinstance(split, Arrays):
+        examples = _parallel(
+            examples, lambda picture, label: (test_view(preprocessing, decode(picture)[tf.newaxis])[0], label)
+        )
+    return _parallel(examples.batch(batch_size), finish).prefetch(PREFETCH).with_options(_options())
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -73,6 +96,10 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     if len(split) < batch_size:
         raise ValueError(f"batch_size is {batch_size}, but only {len(split)} pictures are there to train on")
     return len(split) // batch_size
+
+
+def _parallel(examples: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    return examples.map(function, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
 
 
 def _options() -> tf.data.Options:

@@ -97,6 +97,12 @@ def per_pixel_mean(images: np.ndarray, size: int) -> Preprocessing:
     return Preprocessing(resize=size, crop=size, mean=_tuples(mean.tolist()), scale=(255.0, 255.0, 255.0))
 
 
+def per_channel_mean(size: int) -> Preprocessing:
+    """The mean colour of ImageNet, and test pictures whose shorter side is 8/7 of the crop (section 3.4: 256, 224)."""
+    caffe = PREPROCESSING["caffe"]
+    return Preprocessing(resize=round(size * 256 / 224), crop=size, mean=caffe.mean[::-1], scale=(255.0, 255.0, 255.0))
+
+
 def normalize(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
     """Values 0 to 255 in `[..., crop, crop, 3]` to the float32 numbers that the network sees."""
     if preprocessing.channels == "BGR":
@@ -104,6 +110,14 @@ def normalize(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
     mean = tf.constant(np.asarray(preprocessing.mean, np.float32))
     scale = tf.constant(np.asarray(preprocessing.scale, np.float32))
     return (tf.cast(images, tf.float32) - mean) / scale
+
+
+def denormalize(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
+    """What the network sees, `[..., crop, crop, 3]`, as uint8 RGB pictures to look at: `normalize` undone, clipped."""
+    values = images * np.asarray(preprocessing.scale, np.float32) + np.asarray(preprocessing.mean, np.float32)
+    if preprocessing.channels == "BGR":
+        values = tf.reverse(values, axis=[-1])
+    return tf.saturate_cast(tf.round(values), tf.uint8)
 
 
 def test_view(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .dataset import Dataset, Split
+from .dataset import Dataset, Arrays
 
 CLASSES, TRAIN, TEST = 10, 1024, 256
 
@@ -14,9 +14,9 @@ def load(size: int) -> Dataset:
     side = -(-size // 4)
     patterns = patterns.repeat(side, axis=1).repeat(side, axis=2)[:, :size, :size]
 
-    def split(count: int) -> Split:
+    def split(count: int) -> Arrays:
         labels = (np.arange(count) % CLASSES).astype(np.int32)
         images = patterns[labels] + rng.integers(0, 192, (count, size, size, 3))
-        return Split(images.astype(np.uint8), labels)
+        return Arrays(images.astype(np.uint8), labels)
 
     return Dataset(name="synthetic", labels=tuple(map(str, range(CLASSES))), train=split(TRAIN), test=split(TEST))

@@ -339,7 +339,10 @@ def test_records_are_each_in_an_epoch_at_most_once_and_epochs_differ(imagenet):
     assert imagenet_labels(imagenet, 3, seed=1) != found[:3]
 
 
-def test_records_go_on_from_any_step(imagenet):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_records_go_on_from_any_step(imagenet, seed):
+    """Whatever the global seed: training sets it."""
+    tf.random.set_seed(seed)
     whole = imagenet_labels(imagenet, 25)
     for first in (1, 9, 10, 17):
         assert imagenet_labels(imagenet, 25 - first, first_step=first) == whole[first:]

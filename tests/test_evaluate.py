@@ -15,7 +15,7 @@ def test_every_picture_counts_once_whatever_the_batch_size(digits_run):
     results = [evaluate(digits_run.path, batch_size=size) for size in (1, 7, 360, 1000)]
     assert all(result == results[0] for result in results)
     assert results[0]["images"] == 360
-    assert json.loads(digits_run.evaluation_file.read_text()) == results[0]
+    assert json.loads(digits_run.evaluation_file().read_text()) == results[0]
 
 
 def test_the_errors_against_a_slow_count(digits_run):

@@ -41,6 +41,8 @@ class Records:
             key = tf.stack([tf.constant(seed, tf.int64), number])
             order = tf.random.experimental.index_shuffle(tf.range(files, dtype=tf.int64), key, files - 1)
             bits = tf.random.stateless_uniform([], key, minval=1, maxval=2**31 - 1, dtype=tf.int64)
+            # A global seed of 0 makes shuffle compare this tensor with 0 in Python, which a graph does not allow.
+            tf.compat.v1.get_default_graph().seed = None
             examples = self._read(tf.data.Dataset.from_tensor_slices(order), OPEN_FILES)
             examples = examples.shuffle(SHUFFLE_BUFFER, seed=bits, reshuffle_each_iteration=False)
             batches = examples.batch(batch_size, drop_remainder=True)

@@ -1,12 +1,16 @@
 import json
+import re
+import shutil
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
 import tensorflow as tf
 
 from keras_resnet import data
-from keras_resnet.cli import main
+from keras_resnet.cli import evaluate, main
+from keras_resnet.evaluate import SCORES
 
 
 def run(*arguments, env=None):
@@ -50,6 +54,9 @@ def test_the_whole_path(tmp_path):
         (["train", "digits-tiny", "--batch-size", "2000", "--run-dir", "RUN"], ["2000", "1437"]),
         (["train", "cifar10-tiny", "--data-dir", "RUN", "--run-dir", "RUN"], ["cifar10", "download_and_prepare"]),
         (["evaluate", "RUN"], ["is not a run"]),
+        (["evaluate", "RUN", "--views", "five"], ["--views", "'five'", "'single', 'ten-crop', 'multi-scale'"]),
+        (["evaluate", "RUN", "--scores", "votes"], ["--scores", "'votes'", "'probabilities', 'logits'"]),
+        (["evaluate", "RUN", "--batch-size", "0"], ["batch_size is 0; give a positive number"]),
         (["export", "RUN"], ["is not a run"]),
         (["predict", "RUN"], ["no image"]),
         (["predict", "RUN", "nothing.png"], ["nothing.png", "No such file"]),
@@ -73,6 +80,44 @@ def test_what_a_user_can_get_wrong_is_named(arguments, says, tmp_path, capfd):
     error = " ".join(error.replace("│", " ").split())  # the parser's messages are in a box
     for text in says:
         assert text in error
+
+
+def test_evaluate_says_what_it_found(digits_run, tmp_path, capsys):
+    """In the views that it is asked for; each class once, the worst first."""
+    folder = shutil.copytree(digits_run.path, tmp_path / "run")
+    assert main(["evaluate", str(folder), "--views", "ten-crop", "--scores", "logits"]) == 0
+    first, worst, written, following = capsys.readouterr().out.splitlines()
+    result = json.loads((folder / "evaluation-ten-crop.json").read_text())
+    assert (result["views"], result["scores"]) == ("ten-crop", "logits")
+    assert first == (
+        f"digits test, 360 images, ten-crop: "
+        f"top-1 error {result['top1_error']:.2f} %, top-5 error {result['top5_error']:.2f} %"
+    )
+    named = re.findall(r"(\d) (\d+\.\d\d) %", worst.removeprefix("worst classes: "))
+    errors = sorted(result["class_errors"].values(), reverse=True)[:5]
+    assert [error for _, error in named] == [f"{error:.2f}" for error in errors]
+    assert all(f"{result['class_errors'][label]:.2f}" == error for label, error in named)
+    assert written == f"confusion matrix: {folder / 'confusion-ten-crop.csv'}"
+    assert (folder / "confusion-ten-crop.csv").is_file()
+    assert following == f"next: keras-resnet export {folder}"
+
+
+def test_evaluate_names_no_worst_of_two_classes(monkeypatch, capsys):
+    result = {"top1_error": 50.0, "top5_error": 0.0, "images": 4, "dataset": "pets", "split": "test"}
+    errors = {"cat": 100.0, "dog": 0.0}
+    monkeypatch.setattr("keras_resnet.evaluate.evaluate", lambda *_, **__: result | {"class_errors": errors})
+    assert main(["evaluate", "runs/pets"]) == 0
+    assert "worst" not in capsys.readouterr().out
+    errors["fish"] = 25.0
+    assert main(["evaluate", "runs/pets"]) == 0
+    assert "worst classes: cat 100.00 %, fish 25.00 %, dog 0.00 %\n" in capsys.readouterr().out
+
+
+def test_evaluate_offers_what_there_is():
+    """The choices are written out in the command line, which answers without TensorFlow."""
+    hints = get_type_hints(evaluate)
+    assert get_args(hints["views"]) == tuple(data.VIEWS)
+    assert get_args(hints["scores"]) == SCORES
 
 
 def test_no_traceback_in_a_process_of_its_own(tmp_path):

@@ -542,7 +542,7 @@ def test_mixed_precision_ends_in_float32(policy, name, spec):
         )
         for network in NETWORKS
         for name in ("mixed_float16", "mixed_bfloat16")
-        # The deepest takes longer to build than all the others together; one policy stands for both.
+        # Once: it takes the longest to build, and its layers are ResNet-110's, only more of them.
         if (network, name) != ("resnet1202", "mixed_bfloat16")
     ],
 )

@@ -18,6 +18,14 @@ def test_a_run_says_what_made_it(digits_run):
     assert '"tensorflow": "2.' in digits_run.provenance_file.read_text()
 
 
+def test_evaluations_of_other_views_have_files_of_their_own(tmp_path):
+    run = Run(tmp_path)
+    assert run.evaluation_file() == run.evaluation_file("single") == tmp_path / "evaluation.json"
+    assert run.evaluation_file("ten-crop") == tmp_path / "evaluation-ten-crop.json"
+    assert run.confusion_file() == run.confusion_file("single") == tmp_path / "confusion.csv"
+    assert run.confusion_file("multi-scale") == tmp_path / "confusion-multi-scale.csv"
+
+
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
     Run(tmp_path / "run").begin(TINY)
     Run(tmp_path / "run").begin(TINY)

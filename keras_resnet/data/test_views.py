@@ -78,7 +78,7 @@ def view_batches(split: Split, preprocessing: Preprocessing, views: str, batch_s
     """Every picture of the split once, in order: `((view, ...), labels)`.
 
     `views` is a key of `VIEWS`; each view is float32 `[n, h, w, 3]`, labels are int32 `[n]`. `batch_size` counts views,
-    so that ten crops take no more memory than one. Pictures whose views differ in size come one at a time.
+    so that ten crops take no more memory than one. Where views differ in size, pictures come one at a time.
     """
     if views == "single":
         return test_batches(split, preprocessing, batch_size).map(lambda images, labels: ((images,), labels))
@@ -89,6 +89,6 @@ def view_batches(split: Split, preprocessing: Preprocessing, views: str, batch_s
 
     examples = _parallel(split.in_order(), view)
     shapes = [spec.shape for spec in examples.element_spec[0]]
-    if isinstance(split, Arrays) or all(shape.is_fully_defined() for shape in shapes):
+    if all(shape.is_fully_defined() for shape in shapes):
         examples = examples.unbatch().batch(max(1, batch_size // len(shapes)))
     return examples.prefetch(PREFETCH).with_options(_options())

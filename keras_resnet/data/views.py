@@ -97,7 +97,7 @@ def scale_crop_flip(
 
     def part_of_jpeg() -> tuple[tf.Tensor, ...]:
         crop, step, begin, end = window(tf.io.extract_jpeg_shape(image)[:2])
-        # The default DCT and chroma filter, as for the test view: the faster ones save nothing and 3 % of the time.
+        # The default DCT and chroma filter, as for the test view.
         pixels = tf.io.decode_and_crop_jpeg(image, tf.concat([begin, end - begin], axis=0), channels=3)
         return pixels, crop, step, begin
 
@@ -118,7 +118,7 @@ def scale_crop_flip(
 def _resample(pixels: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
     """What is at x, y in `pixels` goes to x, y times `scale` plus `shift`; `[H, W, 3]` to `[size, size, 3]`."""
     # The operation is fast along rows of memory and slow across them. So resize the height of a picture one pixel
-    # wide, whose channels are the whole row, then turn it and do the same for the width: together twice as fast.
+    # wide, whose channels are the whole row, then turn it and do the same for the width.
     for axis in range(2):
         height, width = tf.unstack(tf.shape(pixels)[:2])
         rows = tf.raw_ops.ScaleAndTranslate(

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from . import data
-from .model import build
+from .model import build, load
 from .run import Run, write_text
 from .spec import require
 
@@ -74,7 +74,7 @@ def test_probabilities(
     dataset = data.load(recipe.dataset, data_dir=recipe.data_dir, image_size=recipe.image_size)
     if dataset.labels != run.labels():
         raise ValueError(f"{recipe.dataset} has other classes than those {run.path} was trained on; see its labels.txt")
-    model = keras.models.load_model(run.model_file)
+    model = load(run.model_file)
     if views == "multi-scale":
         model = _fully_convolutional(run, model)
 

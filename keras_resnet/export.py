@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import data
+from .model import load
 from .run import Run
 
 TOP_K = 5
@@ -39,7 +40,7 @@ def export(run_dir: str | os.PathLike[str], *, to: str | os.PathLike[str] = "sav
     run = Run(Path(run_dir))
     run.require_trained()
     preprocessing = data.Preprocessing.read(run.preprocessing_file)
-    model = keras.models.load_model(run.model_file)
+    model = load(run.model_file)
     base = Path(to) / run.name
     base.mkdir(parents=True, exist_ok=True)
     # A name that is no number: TF Serving, which looks for numbers, passes it over.

@@ -11,6 +11,7 @@ Shapes are `[N, H, W, C]`. For the 34-layer network of Table 1 on 224 px picture
 """
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from .spec import Block, Convolution, ResNetSpec, require
+from .spec import NETWORKS, Block, Convolution, ResNetSpec, require
 
 Maker = Callable[..., Any]
 
@@ -105,6 +106,12 @@ def build(
         inputs = sources[0] if len(sources) == 1 else sources
     with _deep_recursion(spec.depth):
         return keras.Model(inputs, x, name=name or spec.name)
+
+
+def load(path: str | os.PathLike[str]) -> keras.Model:
+    """The network in a `.keras` file, up to ResNet-1202, on which plain `keras.models.load_model` fails."""
+    with _deep_recursion(max(spec.depth for spec in NETWORKS.values())):
+        return keras.models.load_model(path)
 
 
 @contextlib.contextmanager

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from . import data
+from .model import load
 from .run import Run
 
 
@@ -68,6 +68,6 @@ def _ask_run(run: Run, encoded: list[bytes]) -> tuple[Any, list[str]]:
     run.require_trained()
     preprocessing = data.Preprocessing.read(run.preprocessing_file)
     views = [data.test_view(preprocessing, data.decode(one)[tf.newaxis]) for one in encoded]
-    model = keras.models.load_model(run.model_file)
+    model = load(run.model_file)
     logits = model.predict(data.normalize(preprocessing, tf.concat(views, axis=0)), verbose=0)
     return tf.nn.softmax(logits).numpy(), list(run.labels())

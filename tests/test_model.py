@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_resnet.analysis import summarize
-from keras_resnet.model import build, feature_pyramid, freeze
+from keras_resnet.model import build, feature_pyramid, freeze, load
 from keras_resnet.spec import NETWORKS, ResNetSpec
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "networks.json").read_text(encoding="utf-8"))
@@ -684,6 +684,23 @@ def test_other_backends_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="'jax'.*'tensorflow'"):
         build(CIFAR, classes=5)
+
+
+@pytest.mark.slow
+def test_load_opens_what_is_too_deep_for_keras_alone(tmp_path):
+    """So that evaluate, export and predict take a run of ResNet-1202; narrow here, which makes it no shallower."""
+    model = build(replace(NETWORKS["resnet1202"], width=2), classes=3, input_shape=(8, 8, 3))
+    model.save(tmp_path / "model.keras")
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)  # Python's own; pytest and others may have raised it
+    try:
+        with pytest.raises(RecursionError):
+            keras.models.load_model(tmp_path / "model.keras")
+        again = load(tmp_path / "model.keras")
+    finally:
+        sys.setrecursionlimit(before)
+    for got, wanted in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, wanted)
 
 
 PYRAMIDS = [

@@ -6,7 +6,7 @@ import numpy as np
 
 from . import cifar, digits, folder, records, synthetic
 from .dataset import Arrays, Dataset, Split, hold_out
-from .pipeline import steps_per_epoch, test_batches, train_batches
+from .pipeline import steps_per_epoch, test_batches, train_batches, view_batches
 from .preprocessing import (
     PREPROCESSING,
     Preprocessing,
@@ -17,7 +17,7 @@ from .preprocessing import (
     per_pixel_mean,
     test_view,
 )
-from .test_views import VIEWS, view_batches
+from .test_views import VIEWS
 
 __all__ = [
     "PREPROCESSING",

@@ -14,6 +14,7 @@ import tensorflow as tf
 from . import views
 from .dataset import Arrays, Split
 from .preprocessing import Preprocessing, decode, normalize, test_view
+from .test_views import VIEWS
 
 PARALLEL_CALLS = min(8, os.cpu_count() or 1)
 PREFETCH = 4
@@ -89,6 +90,26 @@ def test_batches(split: Split, preprocessing: Preprocessing, batch_size: int) ->
             examples, lambda picture, label: (test_view(preprocessing, decode(picture)[tf.newaxis])[0], label)
         )
     return _parallel(examples.batch(batch_size), finish).prefetch(PREFETCH).with_options(_options())
+
+
+def view_batches(split: Split, preprocessing: Preprocessing, views: str, batch_size: int) -> tf.data.Dataset:
+    """Every picture of the split once, in order: `((view, ...), labels)`.
+
+    `views` is a key of `VIEWS`; each view is float32 `[n, h, w, 3]`, labels are int32 `[n]`. `batch_size` counts views,
+    so that ten crops take no more memory than one. Where views differ in size, pictures come one at a time.
+    """
+    if views == "single":
+        return test_batches(split, preprocessing, batch_size).map(lambda images, labels: ((images,), labels))
+
+    def view(picture: tf.Tensor, label: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+        image = picture if isinstance(split, Arrays) else decode(picture)
+        return VIEWS[views](preprocessing, image[tf.newaxis]), label[tf.newaxis]
+
+    examples = _parallel(split.in_order(), view)
+    shapes = [spec.shape for spec in examples.element_spec[0]]
+    if all(shape.is_fully_defined() for shape in shapes):
+        examples = examples.unbatch().batch(max(1, batch_size // len(shapes)))
+    return examples.prefetch(PREFETCH).with_options(_options())
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:

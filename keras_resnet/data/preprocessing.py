@@ -127,15 +127,19 @@ def test_view(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
     Pictures that have the size already keep their values exactly.
     """
     images = tf.cast(images, tf.float32)
-    height, width = tf.shape(images)[1], tf.shape(images)[2]
-    shorter = tf.minimum(height, width)
-    # Integer arithmetic: a float factor can round a side down by one pixel.
-    size = tf.stack([height, width]) * preprocessing.resize // shorter
     if images.shape[1:3] != (preprocessing.resize, preprocessing.resize):
-        images = tf.image.resize(images, size, method="bilinear", antialias=True)
-    top, left = tf.unstack((size - preprocessing.crop) // 2)
+        images = resized(images, preprocessing.resize)
+    top, left = tf.unstack((tf.shape(images)[1:3] - preprocessing.crop) // 2)
     images = images[:, top : top + preprocessing.crop, left : left + preprocessing.crop]
     return tf.ensure_shape(images, [None, preprocessing.crop, preprocessing.crop, 3])
+
+
+def resized(images: tf.Tensor, shorter: int) -> tf.Tensor:
+    """Pictures `[N, H, W, 3]` with the shorter side of `shorter` pixels and the aspect kept; antialiased, bilinear."""
+    images = tf.cast(images, tf.float32)
+    sides = tf.shape(images)[1:3]
+    # Integer arithmetic: a float factor can round a side down by one pixel.
+    return tf.image.resize(images, sides * shorter // tf.reduce_min(sides), method="bilinear", antialias=True)
 
 
 def decode(image_bytes: tf.Tensor) -> tf.Tensor:

@@ -70,7 +70,7 @@ class Records:
             )
             return found["image"], tf.cast(found["label"], tf.int32)
 
-        return order.interleave(records, cycle_length=open_files, block_length=1, deterministic=True).map(example)
+        return order.interleave(records, cycle_length=open_files, block_length=1).map(example)
 
 
 def load(name: str, data_dir: str | None, holdout: int) -> Dataset:

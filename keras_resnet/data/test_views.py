@@ -6,9 +6,7 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
-from .dataset import Arrays, Split
-from .pipeline import PREFETCH, _options, _parallel, test_batches
-from .preprocessing import Preprocessing, decode, normalize, test_view
+from .preprocessing import Preprocessing, normalize, resized, test_view
 
 SCALES = (224, 256, 384, 480, 640)
 """shorter sides of section 3.4 in pixels, for networks that were trained on crops of 224"""
@@ -64,31 +62,3 @@ def multi_scale(preprocessing: Preprocessing, images: tf.Tensor) -> tuple[tf.Ten
 
 
 VIEWS: dict[str, Views] = {"single": single, "ten-crop": ten_crop, "multi-scale": multi_scale}
-
-
-def resized(images: tf.Tensor, shorter: int) -> tf.Tensor:
-    """Pictures `[N, H, W, 3]` with the shorter side of `shorter` pixels and the aspect kept; antialiased, bilinear."""
-    images = tf.cast(images, tf.float32)
-    sides = tf.shape(images)[1:3]
-    # Integer arithmetic: a float factor can round a side down by one pixel.
-    return tf.image.resize(images, sides * shorter // tf.reduce_min(sides), method="bilinear", antialias=True)
-
-
-def view_batches(split: Split, preprocessing: Preprocessing, views: str, batch_size: int) -> tf.data.Dataset:
-    """Every picture of the split once, in order: `((view, ...), labels)`.
-
-    `views` is a key of `VIEWS`; each view is float32 `[n, h, w, 3]`, labels are int32 `[n]`. `batch_size` counts views,
-    so that ten crops take no more memory than one. Where views differ in size, pictures come one at a time.
-    """
-    if views == "single":
-        return test_batches(split, preprocessing, batch_size).map(lambda images, labels: ((images,), labels))
-
-    def view(picture: tf.Tensor, label: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        image = picture if isinstance(split, Arrays) else decode(picture)
-        return VIEWS[views](preprocessing, image[tf.newaxis]), label[tf.newaxis]
-
-    examples = _parallel(split.in_order(), view)
-    shapes = [spec.shape for spec in examples.element_spec[0]]
-    if all(shape.is_fully_defined() for shape in shapes):
-        examples = examples.unbatch().batch(max(1, batch_size // len(shapes)))
-    return examples.prefetch(PREFETCH).with_options(_options())

@@ -78,6 +78,7 @@ def test_every_weight_is_stored_once(digits_run, exported):
     assert 4 * count <= size < 4 * count + 20_000
 
 
+@pytest.mark.slow
 def test_versions_count_up_and_nothing_else_is_left(digits_run, tmp_path):
     assert [export(digits_run.path, to=tmp_path).name for _ in range(2)] == ["1", "2"]
     (tmp_path / digits_run.name / "10").mkdir()

@@ -207,6 +207,7 @@ def reopened(folder, models, images, recursion_limit=1000):
     return {name: (wanted[name], got[name]) for name in wanted}
 
 
+@pytest.mark.slow
 def test_saved_models_open_where_this_package_is_not_installed(tmp_path):
     names = {str(number): spec for number, spec in enumerate(SMALL)}
     answers = reopened(tmp_path, ((name, small(spec)) for name, spec in names.items()), pictures(2, 32, 32, 3))

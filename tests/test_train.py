@@ -111,6 +111,7 @@ def test_label_smoothing():
     assert float(model.compute_loss(y=labels, y_pred=logits)) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_average_of_the_weights_is_what_is_kept(tmp_path):
     """Against the average computed step by step from the weights of the same training without it."""
     # A rate that does not depend on how long the run is, so that shorter runs are its beginnings.

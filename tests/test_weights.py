@@ -229,6 +229,7 @@ def test_torchvision(tmp_path, network, case):
     assert np.abs(wanted[0] - wanted[1]).max() / largest > 1e-2, "the pictures must not look alike"
 
 
+@pytest.mark.slow
 def test_what_torchvision_fixes(tmp_path):
     path = torchvision_file("resnet50", tmp_path / "model.safetensors")
     for arguments, said in [
@@ -275,7 +276,11 @@ def ours(tmp_path_factory):
     return files
 
 
-@pytest.mark.parametrize("spec", AXES, ids=lambda spec: spec.name)
+@pytest.mark.parametrize(
+    "spec",
+    [*AXES[:2], *(pytest.param(spec, marks=pytest.mark.slow) for spec in AXES[2:])],
+    ids=lambda spec: spec.name,
+)
 def test_our_files_fit_their_own_network_only(ours, spec):
     """Though plain and A, and both stride placements, have the same shapes under the same names."""
     model = ResNet(spec, weights=ours[spec], classes=5)

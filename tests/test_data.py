@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import data
-from keras_resnet.data import views
 
 DIGITS = data.load("digits")
 
@@ -117,38 +116,6 @@ def test_test_batches_hold_every_picture_once_in_order(batch_size):
     assert (np.concatenate([labels for _, labels in found]) == DIGITS.test.labels).all()
     wanted = data.normalize(preprocessing(), DIGITS.test.images)
     assert (np.concatenate([images for images, _ in found]) == wanted.numpy()).all()
-
-
-def run_in_pipeline(function, *arguments):
-    """The same operation inside tf.data, where shapes are traced and seeds are tensors."""
-    return next(iter(tf.data.Dataset.from_tensors(arguments).map(function)))
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_pad_crop_against_a_slow_one(flip):
-    """Every result is one of the 9 x 9 crops of the padded picture or its mirror image; each is equally likely."""
-    padding, count = 4, 8100
-    picture = np.arange(1.0, 12 * 10 + 1, dtype=np.float32).reshape(12, 10, 1)
-    images = np.repeat(picture[np.newaxis], count, axis=0)
-    eager = views.pad_crop(tf.constant(images), padding, flip, tf.constant([5, 6], tf.int64)).numpy()
-    traced = run_in_pipeline(
-        lambda images, seed: views.pad_crop(images, padding, flip, seed), images, np.array([5, 6], np.int64)
-    ).numpy()
-    assert (eager == traced).all()
-
-    padded = np.pad(picture, ((4, 4), (4, 4), (0, 0)))
-    crops = {}
-    for top in range(9):
-        for left in range(9):
-            crop = padded[top : top + 12, left : left + 10]
-            crops[crop.tobytes()] = (top, left, False)
-            if flip:
-                crops[crop[:, ::-1].tobytes()] = (top, left, True)
-    assert len(crops) == (162 if flip else 81)
-    seen = Counter(crops[result.tobytes()] for result in eager)
-    # Chi-squared with 161 and 80 degrees of freedom: 0.9999 of it lies below.
-    expected = count / len(crops)
-    assert sum((seen[crop] - expected) ** 2 / expected for crop in crops.values()) < (237 if flip else 133)
 
 
 def test_normalize_and_json_round_trip():

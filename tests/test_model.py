@@ -461,7 +461,7 @@ def test_constants_of_every_layer(spec):
 
 
 def test_he_initialisation():
-    """Section 3.4 and its reference [13]: standard deviation sqrt(2 / fan in), mean 0."""
+    """Section 3.4 and its reference [13]: a Gaussian of standard deviation sqrt(2 / fan in) and mean 0."""
     keras.utils.set_random_seed(0)
     model = build(replace(NETWORKS["resnet50"], blocks=(1, 1)), classes=1000)
     kernels = [layer.kernel for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.Dense))]
@@ -471,6 +471,9 @@ def test_he_initialisation():
         # The relative error of a standard deviation from n samples is about 1 / sqrt(2 n); five of these.
         assert abs(kernel.std() / wanted - 1) < 5 / np.sqrt(2 * kernel.size)
         assert abs(kernel.mean()) < 5 * wanted / np.sqrt(kernel.size)
+        # 1.24 % of a Gaussian lies beyond 2.5 deviations, nothing of one cut off at two.
+        beyond = np.mean(np.abs(kernel) > 2.5 * wanted)
+        assert abs(beyond - 0.01242) < 5 * np.sqrt(0.01242 / kernel.size)
     assert (array(model.get_layer("predictions").bias) == 0).all()
 
 

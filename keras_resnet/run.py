@@ -114,7 +114,8 @@ class Run:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         provenance = {
-            "command": shlex.join(sys.argv),
+            # Where the program lies says nothing of the run.
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": {name: _version(name) for name in PACKAGES},

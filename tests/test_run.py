@@ -19,8 +19,8 @@ def test_a_run_says_what_made_it(digits_run):
     assert digits_run.labels() == tuple("0123456789")
     provenance = json.loads(digits_run.provenance_file.read_text())
     assert provenance["packages"]["tensorflow"].startswith("2.")
-    program, *arguments = shlex.split(provenance["command"])
-    assert arguments and program == os.path.basename(program), "where the program lies is nobody's business"
+    program = shlex.split(provenance["command"])[0]
+    assert program == os.path.basename(program), "where the program lies is nobody's business"
 
 
 def test_evaluations_of_other_views_have_files_of_their_own(tmp_path):

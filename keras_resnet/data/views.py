@@ -110,13 +110,33 @@ def scale_crop_flip(
         pixels, crop, step, begin = tf.cond(tf.io.is_jpeg(image), part_of_jpeg, part_of_whole)
     else:
         pixels, crop, step, begin = part_of_whole()
+    if not antialias:
+        return _two_taps(pixels, crop, step, begin, size)
+    # Enlarging, the filter is two pixels wide with antialiasing too.
+    return tf.cond(
+        tf.reduce_any(step > 1),
+        lambda: _antialiased(pixels, crop, step, begin, size),
+        lambda: _two_taps(pixels, crop, step, begin, size),
+    )
+
+
+def _two_taps(pixels: tf.Tensor, crop: Crop, step: tf.Tensor, begin: tf.Tensor, size: int) -> tf.Tensor:
+    """The crop out of `pixels`, `[H, W, 3]`, whose corner is at `begin`: between the two nearest old pixels."""
+    # A centre can lie up to half a pixel outside of the picture, where the operation would give black.
+    pixels = tf.pad(pixels, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    centre = tf.cast(crop.offset, tf.float32) + 0.5
+    furthest = tf.cast(tf.shape(pixels)[:2] - 1, tf.float32)
+    corner = tf.cast(begin, tf.float32) - 0.5
+    first, last = ((at * step - corner) / furthest for at in (centre, centre + (size - 1)))
+    # From right to left is the mirror image, and free.
+    left, right = tf.unstack(tf.where(crop.mirror, [last[1], first[1]], [first[1], last[1]]))
+    box = tf.stack([first[0], left, last[0], right])
+    return tf.image.crop_and_resize(pixels[tf.newaxis], box[tf.newaxis], [0], [size, size])[0]
+
+
+def _antialiased(pixels: tf.Tensor, crop: Crop, step: tf.Tensor, begin: tf.Tensor, size: int) -> tf.Tensor:
+    """As `_two_taps`, with a filter that widens as the picture shrinks."""
     shift = tf.cast(begin, tf.float32) / step - tf.cast(crop.offset, tf.float32)
-    picture = _resample(pixels, 1 / step, shift, size, antialias)
-    return tf.cond(crop.mirror, lambda: tf.reverse(picture, [1]), lambda: picture)
-
-
-def _resample(pixels: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
-    """What is at x, y in `pixels` goes to x, y times `scale` plus `shift`; `[H, W, 3]` to `[size, size, 3]`."""
     # The operation is fast along rows of memory and slow across them. So resize the height of a picture one pixel
     # wide, whose channels are the whole row, then turn it and do the same for the width.
     for axis in range(2):
@@ -124,13 +144,14 @@ def _resample(pixels: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, size: int, 
         rows = tf.raw_ops.ScaleAndTranslate(
             images=tf.reshape(pixels, [1, height, 1, width * 3]),
             size=[size, 1],
-            scale=tf.stack([scale[axis], 1.0]),
+            scale=tf.stack([1 / step[axis], 1.0]),
             translation=tf.stack([shift[axis], 0.0]),
             kernel_type="triangle",
-            antialias=antialias,
+            antialias=True,
         )
         pixels = tf.transpose(tf.reshape(rows, [size, width, 3]), [1, 0, 2])
-    return tf.ensure_shape(pixels, [size, size, 3])
+    picture = tf.ensure_shape(pixels, [size, size, 3])
+    return tf.cond(crop.mirror, lambda: tf.reverse(picture, [1]), lambda: picture)
 
 
 def lighting(images: tf.Tensor, deviation: float, seed: tf.Tensor) -> tf.Tensor:

@@ -207,6 +207,36 @@ def test_a_stopped_training_goes_on_to_the_same_end(unbroken, tmp_path):
     assert same(weights(Run(tmp_path)), weights(unbroken))
 
 
+PLATEAU = ["--schedule", "plateau", "--holdout", "100", "--learning-rate", "1e-6"]
+COSINE = ["--schedule", "cosine", "--warmup", "0.2", "--nesterov", "--label-smoothing", "0.1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("switches", [PLATEAU, COSINE], ids=["plateau", "cosine"])
+def test_a_killed_training_goes_on_exactly_with_every_switch_on(switches, tmp_path):
+    """kill -9 in the middle of each third epoch; with the rate after a plateau, the average and the statistics."""
+    arguments = ["--epochs", "12", "--ema", "0.9", "--bn-statistics", "population", *switches]
+    command = [*COMMAND, *arguments, "--checkpoint-seconds", "0.1", "--run-dir"]
+    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
+    subprocess.run([*command, str(whole.path)], check=True, capture_output=True)
+    resumed = set()
+    for epoch in (3, 6, 9):
+        process = subprocess.Popen([*command, str(killed.path)], stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if "going on from step" in line:
+                resumed.add(int(line.split("step ")[1].split()[0]))
+            if line.startswith(f"epoch {epoch}/"):
+                break
+        time.sleep(0.15)
+        process.kill()
+        process.communicate()
+    last = subprocess.run([*command, str(killed.path)], check=True, capture_output=True, text=True)
+    assert len(resumed) == 2 and "going on from step" in last.stderr
+    assert len({row["learning_rate"] for row in history(whole)}) > 1, "the schedule never moved"
+    assert history(killed) == history(whole)
+    assert same(weights(killed), weights(whole))
+
+
 @pytest.mark.slow
 def test_twenty_kills(tmp_path):
     """kill -9 twenty times, at random moments after training was heard of; at least one goes on from mid-epoch.

@@ -123,7 +123,9 @@ def scale_crop_flip(
 def _two_taps(pixels: tf.Tensor, crop: Crop, step: tf.Tensor, begin: tf.Tensor, size: int) -> tf.Tensor:
     """The crop out of `pixels`, `[H, W, 3]`, whose corner is at `begin`: between the two nearest old pixels."""
     # A centre can lie up to half a pixel outside of the picture, where the operation would give black.
-    pixels = tf.pad(pixels, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    # `tf.pad` takes as long as the operation itself to repeat the border, `concat` next to nothing.
+    pixels = tf.concat([pixels[:1], pixels, pixels[-1:]], axis=0)
+    pixels = tf.concat([pixels[:, :1], pixels, pixels[:, -1:]], axis=1)
     centre = tf.cast(crop.offset, tf.float32) + 0.5
     furthest = tf.cast(tf.shape(pixels)[:2] - 1, tf.float32)
     corner = tf.cast(begin, tf.float32) - 0.5

@@ -71,7 +71,13 @@ def test_probabilities(
     run.require_trained()
     recipe = run.recipe()
     preprocessing = data.Preprocessing.read(run.preprocessing_file)
-    dataset = data.load(recipe.dataset, data_dir=recipe.data_dir, image_size=recipe.image_size)
+    dataset = data.load(
+        recipe.dataset,
+        data_dir=recipe.data_dir,
+        image_size=recipe.image_size,
+        seed=recipe.seed,
+        skip_broken=recipe.skip_broken,
+    )
     if dataset.labels != run.labels():
         raise ValueError(f"{recipe.dataset} has other classes than those {run.path} was trained on; see its labels.txt")
     model = load(run.model_file)

@@ -30,11 +30,13 @@ class Recipe:
     spec: ResNetSpec
     """the network"""
     dataset: str
-    """"digits", "synthetic", or "cifar10" or "cifar100" by tensorflow-datasets"""
+    """"digits", "synthetic", a name of tensorflow-datasets such as "cifar10", or the path of a folder of pictures"""
     data_dir: str | None = None
     """where tensorflow-datasets keeps its data; None: $TFDS_DATA_DIR, or ~/tensorflow_datasets"""
     image_size: int | None = None
     """side in pixels that pictures are resized and cropped to; None: the data set's own"""
+    skip_broken: bool = False
+    """whether files in a folder that cannot be read as pictures are left out; else they are named and nothing starts"""
     holdout: int = 0
     """pictures kept from the training split to validate on; 0: validate on the test split"""
     augmentation: Augmentation = "none"

@@ -51,6 +51,7 @@ def train(
             image_size=recipe.image_size,
             holdout=recipe.holdout,
             seed=recipe.seed,
+            skip_broken=recipe.skip_broken,
         )
         preprocessing = data.preprocessing_for(dataset, recipe.image_size)
         write_text(run.labels_file, "".join(f"{label}\n" for label in dataset.labels))

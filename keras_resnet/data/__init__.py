@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import cifar, digits, folder, records, synthetic
+from . import digits, folder, synthetic, tfds
 from .dataset import Arrays, Dataset, Split, hold_out
 from .pipeline import steps_per_epoch, test_batches, train_batches, view_batches
 from .preprocessing import (
@@ -40,38 +40,41 @@ __all__ = [
     "view_batches",
 ]
 
-NAMES = ("digits", "synthetic", "cifar10", "cifar100", "imagenet2012")
-
 
 def load(
-    name: str, *, data_dir: str | None = None, image_size: int | None = None, holdout: int = 0, seed: int = 0
+    name: str,
+    *,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    holdout: int = 0,
+    seed: int = 0,
+    skip_broken: bool = False,
 ) -> Dataset:
     """The data set called `name`, or in the folder of that path, with `holdout` training pictures to validate on.
 
-    Raises `ValueError` where there is none of that name, its data is missing, or it cannot spare so many.
+    "digits", "synthetic", or any data set of pictures that tensorflow-datasets knows; its data is in `data_dir`.
+    `skip_broken`: leave out what cannot be read in a folder.
+
+    Raises `ValueError` where there is none of that name, its data is missing or cannot be read, or it cannot spare so
+    many.
     """
     if name == "digits":
         dataset = digits.load()
     elif name == "synthetic":
         dataset = synthetic.load(image_size or 32)
-    elif name in ("cifar10", "cifar100"):
-        dataset = cifar.load(name, data_dir)
-    elif name == "imagenet2012":
-        return records.load(name, data_dir, holdout)
     elif Path(name).is_dir():
-        dataset = folder.load(Path(name))
+        dataset = folder.load(Path(name), seed=seed, skip_broken=skip_broken)
     else:
-        raise ValueError(
-            f"no data set is called {name!r}; choose one of {', '.join(NAMES)}, or give a folder of pictures"
-        )
+        return tfds.load(name, data_dir, holdout=holdout, seed=seed)
     return hold_out(dataset, holdout, seed) if holdout else dataset
 
 
 def preprocessing_for(dataset: Dataset, image_size: int | None) -> Preprocessing:
     """The paper's: the mean picture is subtracted where pictures are in memory (section 4.2), else the mean colour.
 
-    `image_size`: side of the network's input in pixels; None: the data set's own, or 224 where its pictures differ.
+    `image_size`: side of the network's input in pixels; None: the data set's own, or where its pictures differ their
+    median shorter side, 224 at most.
     """
     if isinstance(dataset.train, Arrays):
         return per_pixel_mean(dataset.train.images, image_size or int(np.min(dataset.train.images.shape[1:3])))
-    return per_channel_mean(image_size or 224)
+    return per_channel_mean(image_size or min(224, dataset.shorter_side or 224))

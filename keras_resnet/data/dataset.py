@@ -1,8 +1,9 @@
 """What a data set is here: two splits of labelled pictures and the names of the classes.
 
-A split is in memory (`Arrays`), in picture files (`Files`) or in records (`records.Records`).
+A split is in memory (`Arrays`), in picture files (`Files`) or in records (`tfds.Records`).
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -102,6 +103,12 @@ class Dataset:
     test: Split
     validation: Split | None = None
     """pictures held out of the training split, where some were"""
+    shorter_side: int | None = None
+    """pixels, the median of the training pictures, where they differ in size and it is known"""
+
+
+TEST_SHARE = 0.2
+"""of the training split where a data set has no test split"""
 
 
 def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
@@ -109,12 +116,40 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
 
     Raises `ValueError` where so many cannot be spared.
     """
-    from sklearn.model_selection import train_test_split
-
     train = dataset.train
     assert isinstance(train, Arrays | Files)
     classes, available = len(dataset.labels), len(train)
     if not classes <= count <= available - classes:
         raise ValueError(f"holdout is {count}; {dataset.name} can spare {classes} to {available - classes} pictures")
-    rest, held = train_test_split(np.arange(available), test_size=count, stratify=train.labels, random_state=seed)
-    return replace(dataset, train=train.take(np.sort(rest)), validation=train.take(np.sort(held)))
+    rest, held = _stratified(train.labels, count, seed)
+    return replace(dataset, train=train.take(rest), validation=train.take(held))
+
+
+def hold_out_test(dataset: Dataset, seed: int) -> Dataset:
+    """A fifth of the training split becomes the test split, stratified and decided by the seed, and a warning says so.
+
+    Raises `ValueError` where it cannot be spared.
+    """
+    train = dataset.train
+    assert isinstance(train, Arrays | Files)
+    shared = int(np.count_nonzero(np.bincount(train.labels) > 1))
+    count = max(shared, round(TEST_SHARE * len(train)))
+    if not shared or count > len(train) - len(dataset.labels):
+        raise ValueError(f"{dataset.name} has no test split, and {len(train)} pictures are too few to take one from")
+    rest, held = _stratified(train.labels, count, seed)
+    warnings.warn(
+        f"{dataset.name} has no test split: {count} of its {len(train)} pictures are kept out of training to test on, "
+        f"from each class alike, chosen by the seed {seed}",
+        stacklevel=2,
+    )
+    return replace(dataset, train=train.take(rest), test=train.take(held))
+
+
+def _stratified(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rest and of `count` that are held out, of each class alike; an only picture stays in the rest."""
+    from sklearn.model_selection import train_test_split
+
+    alone = np.bincount(labels)[labels] < 2
+    shared = np.flatnonzero(~alone)
+    rest, held = train_test_split(shared, test_size=count, stratify=labels[shared], random_state=seed)
+    return np.sort(np.concatenate([rest, np.flatnonzero(alone)])), np.sort(held)

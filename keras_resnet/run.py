@@ -94,23 +94,23 @@ class Run:
     def labels(self) -> tuple[str, ...]:
         return tuple(self.labels_file.read_text(encoding="utf-8").splitlines())
 
-    def begin(self, recipe: Recipe) -> None:
-        """Makes the folder, or finds it made by the same recipe.
-
-        Raises `ValueError` naming the first field in which an earlier run in the folder differs.
-        """
-        if self.recipe_file.exists():
-            earlier = self.recipe()
-            if earlier != recipe:
-                name, was, now = next(
-                    (name, getattr(earlier, name), getattr(recipe, name))
-                    for name in recipe.__dataclass_fields__
-                    if getattr(earlier, name) != getattr(recipe, name)
-                )
+    def require_same(self, recipe: Recipe) -> None:
+        """Raises `ValueError` naming the first field in which an earlier run in the folder differs."""
+        if not self.recipe_file.exists():
+            return
+        earlier = self.recipe()
+        for name in recipe.__dataclass_fields__:
+            was, now = getattr(earlier, name), getattr(recipe, name)
+            if was != now:
                 raise ValueError(
                     f"{self.path} holds a run with {name}={was!r}, not {now!r}; "
                     "give the recipe it was started with, or another --run-dir"
                 )
+
+    def begin(self, recipe: Recipe) -> None:
+        """Makes the folder, or finds it made by the same recipe; errors are those of `require_same`."""
+        self.require_same(recipe)
+        if self.recipe_file.exists():
             return
         self.path.mkdir(parents=True, exist_ok=True)
         provenance = {

@@ -39,7 +39,7 @@ def train(
     run = Run(Path(run_dir))
     console = console or Console(stderr=True)
     with run.alone():
-        run.begin(recipe)
+        run.require_same(recipe)
         if run.model_file.exists():
             return run
         keras.utils.set_random_seed(recipe.seed)
@@ -54,6 +54,7 @@ def train(
             skip_broken=recipe.skip_broken,
         )
         preprocessing = data.preprocessing_for(dataset, recipe.image_size)
+        run.begin(recipe)  # only now: what was wrong with the data may be mended by another recipe
         write_text(run.labels_file, "".join(f"{label}\n" for label in dataset.labels))
         write_text(run.preprocessing_file, preprocessing.to_json())
 

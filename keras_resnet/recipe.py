@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 
 from .spec import NETWORKS, ResNetSpec, cifar_spec, imagenet_spec, require
 
-Augmentation = Literal["none", "pad-crop", "pad-crop-flip", "scale-crop-flip"]
+Augmentation = Literal["auto", "none", "pad-crop", "pad-crop-flip", "scale-crop-flip"]
+Frozen = Literal["none", "batch_norm", "backbone"]
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 Statistics = Literal["moving", "population"]
 Pieces = tuple[tuple[float, float], ...]
@@ -42,9 +43,20 @@ class Recipe:
     augmentation: Augmentation = "none"
     """"pad-crop-flip": pad by an eighth of the side, take a random crop or its mirror image (section 4.2);
     "pad-crop": never the mirror image, for what has a left and a right; "scale-crop-flip": shorter side between 8/7 and
-    15/7 of the crop (256 to 480 for 224), a random crop or its mirror image (section 3.4)"""
+    15/7 of the crop (256 to 480 for 224), a random crop or its mirror image (section 3.4);
+    "auto": "pad-crop-flip" where all pictures are of one size and in memory, else "scale-crop-flip\""""
     lighting: float = 0.0
     """standard deviation of the colour shift along the principal components of ImageNet's colours; 0.1 is AlexNet's"""
+    weights: str | None = None
+    """where training starts: None: random weights; "imagenet": those that keras.applications publishes; else the path
+    of a file that the factories read, or of a run that is trained to its end. The classifier is new unless it is for
+    the same classes; the pictures are prepared as for the weights"""
+    freeze: Frozen = "none"
+    """what keeps its weights all along: "batch_norm", which then keeps its statistics too, or the whole "backbone\""""
+    head_epochs: int = 0
+    """epochs at the beginning in which the classifier alone is trained"""
+    weigh_classes: bool = False
+    """whether a picture counts in inverse proportion to the pictures of its class; 1 on average"""
     batch_size: int = 128
     """pictures a step, over all devices together"""
     epochs: float | None = None
@@ -82,6 +94,7 @@ class Recipe:
     def __post_init__(self) -> None:
         require("augmentation", self.augmentation, get_args(Augmentation))
         require("precision", self.precision, get_args(Precision))
+        require("freeze", self.freeze, get_args(Frozen))
         require("bn_statistics", self.bn_statistics, get_args(Statistics))
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"epochs is {self.epochs!r} and steps is {self.steps!r}; give exactly one of them")
@@ -89,7 +102,7 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} is {value!r}; give a positive number")
-        for name in ("holdout", "lighting", "weight_decay", "seed"):
+        for name in ("holdout", "lighting", "head_epochs", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give zero or a positive number")
         for name in ("warmup", "momentum", "label_smoothing", "ema"):
@@ -97,6 +110,13 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give a number from zero on and below one")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov is True and momentum is 0; nesterov is a form of momentum")
+        if self.weights is None and (self.freeze != "none" or self.head_epochs):
+            raise ValueError(
+                f"weights is None, freeze is {self.freeze!r} and head_epochs is {self.head_epochs}; "
+                "random weights are of no use frozen: give weights"
+            )
+        if self.freeze != "none" and self.bn_statistics == "population":
+            raise ValueError(f"freeze is {self.freeze!r} and bn_statistics is 'population'; frozen statistics stay")
         if self.schedule == "plateau" and not self.holdout:
             raise ValueError(
                 "schedule is 'plateau' and holdout is 0; hold pictures out of the training split for it to look at"
@@ -206,6 +226,21 @@ def _imagenet(spec: ResNetSpec) -> Recipe:
     )
 
 
+def _finetune(spec: ResNetSpec, weights: str) -> Recipe:
+    return Recipe(
+        name=f"finetune-{spec.name}",
+        spec=spec,
+        dataset="",
+        augmentation="auto",
+        weights=weights,
+        head_epochs=3,
+        batch_size=32,
+        epochs=15,
+        learning_rate=0.01,
+        schedule="cosine",
+    )
+
+
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 
 RECIPES: dict[str, Recipe] = {
@@ -236,6 +271,18 @@ RECIPES: dict[str, Recipe] = {
             _imagenet(NETWORKS[name])
             for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "plain18", "plain34")
         ),
+        # keras-resnet train finetune-resnet50 --dataset FOLDER: not in the paper. People's own pictures, from published
+        # weights; and from nothing, for those who have many pictures or want to see what the weights are worth.
+        _finetune(NETWORKS["resnet50"], "imagenet"),
+        replace(
+            _imagenet(NETWORKS["resnet18"]),
+            name="pictures-resnet18",
+            dataset="",
+            augmentation="auto",
+            batch_size=64,
+            epochs=90,
+            steps=None,
+        ),  # fmt: skip
         # Tiny twins: every path of the larger recipes in seconds.
         replace(_digits(cifar_spec(8)), name="digits-tiny", epochs=3),
         replace(_cifar("cifar10", cifar_spec(8)), name="cifar10-tiny", steps=20, holdout=48_000, validate_every=100),

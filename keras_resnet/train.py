@@ -12,12 +12,15 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from . import bn_statistics, data, distribution
+from . import bn_statistics, data, distribution, start
 from .callbacks import Checkpoints, History, Plateau, ProgressBar, StopOnNaN
-from .model import build
+from .model import build, freeze
 from .recipe import Recipe
 from .run import Run, whole_file, write_text
 from .schedule import Schedule
+
+UNEVEN = 2
+"""times as many pictures in one class as in another from which on it is said"""
 
 
 def train(
@@ -53,8 +56,10 @@ def train(
             seed=recipe.seed,
             skip_broken=recipe.skip_broken,
         )
-        preprocessing = data.preprocessing_for(dataset, recipe.image_size)
+        begun = start.find(recipe)
+        preprocessing = begun.preprocessing or data.preprocessing_for(dataset, recipe.image_size)
         run.begin(recipe)  # only now: what was wrong with the data may be mended by another recipe
+        _report_classes(recipe, dataset, console)
         write_text(run.labels_file, "".join(f"{label}\n" for label in dataset.labels))
         write_text(run.preprocessing_file, preprocessing.to_json())
 
@@ -63,7 +68,14 @@ def train(
 
         with distribution.strategy().scope():
             model = network(recipe, preprocessing.crop, len(dataset.labels), recipe.precision, recipe.weight_decay)
-            schedule = compile_for(recipe, model, data.steps_per_epoch(dataset.train, recipe.batch_size))
+            if begun.weights:
+                start.take(begun, model, recipe, dataset.labels)
+            schedule = compile_for(
+                recipe,
+                model,
+                data.steps_per_epoch(dataset.train, recipe.batch_size),
+                _class_weights(dataset) if recipe.weigh_classes else None,
+            )
         _fit(model, recipe, schedule, run, dataset, preprocessing, checkpoint_seconds, console)
 
         if recipe.ema:
@@ -77,6 +89,29 @@ def train(
         with whole_file(run.model_file) as sibling:
             plain.save(sibling)
     return run
+
+
+def _report_classes(recipe: Recipe, dataset: data.Dataset, console: Console) -> None:
+    """One line where some classes have many more pictures than others, and all labels are at hand."""
+    if isinstance(dataset.train, data.Records):
+        return
+    counts = data.class_counts(dataset.train, len(dataset.labels))
+    few, many = int(counts.argmin()), int(counts.argmax())
+    if counts[many] >= UNEVEN * counts[few]:
+        hint = "" if recipe.weigh_classes else "; --weigh-classes makes them count alike"
+        console.print(
+            f"{dataset.name}: {counts[many]} pictures of {dataset.labels[many]}, {counts[few]} of {dataset.labels[few]}"
+            + hint,
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _class_weights(dataset: data.Dataset) -> np.ndarray:
+    """For each class, what a picture of it counts: the same sum for every class, one a picture on average."""
+    counts = data.class_counts(dataset.train, len(dataset.labels))
+    return (counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
 
 
 def network(
@@ -110,8 +145,12 @@ class SGD(keras.optimizers.SGD):
         super().finalize_variable_values(var_list)
 
 
-def compile_for(recipe: Recipe, model: keras.Model, steps_per_epoch: int) -> Schedule:
+def compile_for(
+    recipe: Recipe, model: keras.Model, steps_per_epoch: int, class_weights: np.ndarray | None = None
+) -> Schedule:
     """Compiles `model` with the recipe's loss and optimizer, and builds every variable that training has.
+
+    `class_weights`, float32 `[classes]`, is what a picture of each class counts in the loss; None: one.
 
     Returns the learning rate's schedule. Call it in the scope of the strategy that the model was built in.
     """
@@ -120,9 +159,10 @@ def compile_for(recipe: Recipe, model: keras.Model, steps_per_epoch: int) -> Sch
 
     def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         targets = keras.ops.one_hot(labels, classes)
-        return keras.losses.categorical_crossentropy(
+        losses = keras.losses.categorical_crossentropy(
             targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing
         )
+        return losses if class_weights is None else losses * tf.linalg.matvec(targets, class_weights)
 
     model.compile(
         SGD(
@@ -173,7 +213,8 @@ def _fit(
         if recipe.schedule == "plateau":
             callbacks.insert(0, Plateau(schedule, history))
         try:
-            for begin, end in segments(first, total, steps):
+            for begin, end in segments(first, total, steps, recipe.head_epochs):
+                _freeze(model, "backbone" if begin < recipe.head_epochs * steps else recipe.freeze)
                 model.fit(
                     _training_batches(recipe, dataset, preprocessing, begin),
                     initial_epoch=begin // steps,
@@ -188,18 +229,32 @@ def _fit(
                 )
         finally:
             progress.stop()
+            _freeze(model, "none")
 
 
-def segments(first: int, total: int, steps_per_epoch: int) -> Iterator[tuple[int, int]]:
+def _freeze(model: keras.Model, what: str) -> None:
+    for layer in model.layers:
+        layer.trainable = True
+    if what != "none":
+        freeze(model, what)
+    # What fit has traced still trains what was trained before.
+    model.train_function = None
+
+
+def segments(first: int, total: int, steps_per_epoch: int, head_epochs: int = 0) -> Iterator[tuple[int, int]]:
     """The steps from `first` to `total` as spans that one call of `fit` can run: a part of one epoch, or whole epochs.
 
-    At most three: the rest of an epoch that was interrupted, whole epochs, and a last epoch that is cut short.
+    At most four: the rest of an epoch that was interrupted, whole epochs of the head alone, whole epochs of everything,
+    and a last epoch that is cut short.
     """
+    head = head_epochs * steps_per_epoch
     while first < total:
         if first % steps_per_epoch or total - first < steps_per_epoch:
             end = min(total, (first // steps_per_epoch + 1) * steps_per_epoch)
         else:
             end = total // steps_per_epoch * steps_per_epoch
+        if first < head:
+            end = min(end, head)
         yield first, end
         first = end
 
@@ -211,7 +266,7 @@ def _training_batches(
         dataset.train,
         preprocessing,
         batch_size=recipe.batch_size,
-        augmentation=recipe.augmentation,
+        augmentation=data.augmentation_for(dataset) if recipe.augmentation == "auto" else recipe.augmentation,
         lighting=recipe.lighting,
         seed=recipe.seed,
         first_step=first_step,

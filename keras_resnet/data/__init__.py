@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from . import digits, folder, synthetic, tfds
-from .dataset import Arrays, Dataset, Split, hold_out
+from .dataset import Arrays, Dataset, Split, class_counts, hold_out
 from .pipeline import steps_per_epoch, test_batches, train_batches, view_batches
 from .preprocessing import (
     PREPROCESSING,
@@ -18,6 +18,7 @@ from .preprocessing import (
     test_view,
 )
 from .test_views import VIEWS
+from .tfds import Records
 
 __all__ = [
     "PREPROCESSING",
@@ -25,7 +26,10 @@ __all__ = [
     "Arrays",
     "Dataset",
     "Preprocessing",
+    "Records",
     "Split",
+    "augmentation_for",
+    "class_counts",
     "decode",
     "denormalize",
     "load",
@@ -58,6 +62,8 @@ def load(
     Raises `ValueError` where there is none of that name, its data is missing or cannot be read, or it cannot spare so
     many.
     """
+    if not name:
+        raise ValueError("no data set is given; give a folder of pictures or the name of a data set with --dataset")
     if name == "digits":
         dataset = digits.load()
     elif name == "synthetic":
@@ -67,6 +73,11 @@ def load(
     else:
         return tfds.load(name, data_dir, holdout=holdout, seed=seed)
     return hold_out(dataset, holdout, seed) if holdout else dataset
+
+
+def augmentation_for(dataset: Dataset) -> str:
+    """The paper's for such pictures: section 4.2's where they are of one size and in memory, else section 3.4's."""
+    return "pad-crop-flip" if isinstance(dataset.train, Arrays) else "scale-crop-flip"
 
 
 def preprocessing_for(dataset: Dataset, image_size: int | None) -> Preprocessing:

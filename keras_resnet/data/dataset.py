@@ -107,6 +107,15 @@ class Dataset:
     """pixels, the median of the training pictures, where they differ in size and it is known"""
 
 
+def class_counts(split: Split, classes: int) -> np.ndarray:
+    """Pictures of each class in a split, int `[classes]`. Reads all of it where its labels are not in memory."""
+    if isinstance(split, Arrays | Files):
+        labels = split.labels
+    else:
+        labels = np.fromiter((label for _, label in split.in_order().as_numpy_iterator()), np.int64, len(split))
+    return np.bincount(labels, minlength=classes)
+
+
 TEST_SHARE = 0.2
 """of the training split where a data set has no test split"""
 

@@ -1,0 +1,133 @@
+"""Fine-tuning: what training starts from, what stays as it is, and what each class counts."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resnet import data, start
+from keras_resnet.recipe import RECIPES
+from keras_resnet.spec import cifar_spec
+from keras_resnet.train import compile_for, network, segments, train
+
+TINY = replace(RECIPES["digits-tiny"], epochs=2, learning_rate=0.01)
+
+
+def weights_of(path):
+    return {w.path: w.numpy() for w in keras.models.load_model(path).weights}
+
+
+@pytest.mark.parametrize(
+    ("changes", "moves"),
+    [
+        ({"freeze": "backbone"}, lambda name: name.startswith("predictions")),
+        ({"freeze": "batch_norm"}, lambda name: "_bn" not in name),
+        ({"head_epochs": 2}, lambda name: name.startswith("predictions")),
+        ({"head_epochs": 1}, lambda name: True),
+    ],
+    ids=["backbone", "batch_norm", "head for all epochs", "head first"],
+)
+def test_what_is_frozen_stays_as_it_was(digits_run, tmp_path, changes, moves):
+    run = train(replace(TINY, weights=str(digits_run.path), **changes), tmp_path / "run")
+    before, after = weights_of(digits_run.model_file), weights_of(run.model_file)
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved == {name for name in before if moves(name)}
+
+
+def test_a_run_gives_its_preprocessing_and_its_classifier_for_the_same_classes(digits_run):
+    begun = start.find(replace(TINY, weights=str(digits_run.path)))
+    assert begun.preprocessing == data.Preprocessing.read(digits_run.preprocessing_file)
+    for labels, same in ((tuple("0123456789"), True), (tuple("abcdefghij"), False)):
+        model = network(TINY, 8, 10)
+        new = model.get_layer("predictions").get_weights()[0]
+        start.take(begun, model, TINY, labels)
+        trained = keras.models.load_model(digits_run.model_file).get_layer("predictions").get_weights()[0]
+        np.testing.assert_array_equal(model.get_layer("predictions").get_weights()[0], trained if same else new)
+
+
+def test_another_number_of_classes_is_said(digits_run):
+    model = network(TINY, 8, 3)
+    with pytest.warns(UserWarning, match="10 classes.* 3 classes: the backbone is loaded"):
+        start.take(start.find(replace(TINY, weights=str(digits_run.path))), model, TINY, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"weights": "nowhere.h5"}, "no file of weights at nowhere.h5"),
+        ({"image_size": 16}, "image_size is 16; .* mean picture of 8 px"),
+        ({"spec": cifar_spec(20)}, "has no |which the network has not"),
+    ],
+)
+def test_weights_that_do_not_fit(digits_run, tmp_path, changes, says):
+    recipe = replace(TINY, **({"weights": str(digits_run.path)} | changes))
+    with pytest.raises(ValueError, match=says):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.keras").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"freeze": "backbone"}, "give weights"),
+        ({"head_epochs": 1}, "give weights"),
+        ({"freeze": "everything", "weights": "x"}, "choose one of"),
+        ({"freeze": "batch_norm", "weights": "x", "bn_statistics": "population"}, "frozen statistics stay"),
+    ],
+)
+def test_recipes_that_make_no_sense(changes, says):
+    with pytest.raises(ValueError, match=says):
+        replace(TINY, **changes)
+
+
+def test_public_weights_bring_their_preprocessing(tmp_path):
+    """keras.applications' ResNet-50 was trained on BGR minus ImageNet's mean (mode "caffe"), at any size."""
+    recipe = replace(RECIPES["finetune-resnet50"], dataset="digits")
+    model = keras.applications.ResNet50(weights=None, include_top=False)
+    model.save_weights(tmp_path / "resnet50.weights.h5")
+    begun = start.find(replace(recipe, weights=str(tmp_path / "resnet50.weights.h5"), image_size=112))
+    assert begun.preprocessing == replace(data.PREPROCESSING["caffe"], crop=112, resize=128)
+
+
+def test_the_head_is_trained_first():
+    assert list(segments(0, 64, 20, 1)) == [(0, 20), (20, 60), (60, 64)]
+    assert list(segments(7, 64, 20, 1)) == [(7, 20), (20, 60), (60, 64)]
+    assert list(segments(0, 64, 20, 9)) == [(0, 60), (60, 64)]
+
+
+def test_weighed_classes_count_alike():
+    """Two pictures of class 0 and one of class 1: 3 / (2 * 2) and 3 / (2 * 1), as scikit-learn's "balanced"."""
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.array([0, 0, 1], np.int32)
+    weights = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels).astype(np.float32)
+    model = network(TINY, 8, 2)
+    logits = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    each = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True).numpy()
+    compile_for(TINY, model, 1, weights)
+    assert float(model.compute_loss(y=tf.constant(labels), y_pred=logits)) == pytest.approx(
+        float(np.mean(each * weights[labels])), rel=1e-5
+    )
+
+
+def test_uneven_classes_are_said_and_weighed(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for label, count in (("many", 40), ("few", 10)):
+        for split, share in (("train", count), ("test", 4)):
+            for i in range(share):
+                path = tmp_path / "data" / split / label / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(tf.io.encode_png(rng.integers(0, 256, (16, 16, 3), np.uint8)).numpy())
+    recipe = replace(TINY, dataset=str(tmp_path / "data"), batch_size=16, epochs=1)
+    train(recipe, tmp_path / "plain")
+    assert "40 pictures of many, 10 of few; --weigh-classes" in capsys.readouterr().err
+    train(replace(recipe, weigh_classes=True), tmp_path / "weighed")
+    assert "40 pictures of many, 10 of few\n" in capsys.readouterr().err
+
+
+def test_a_recipe_without_data_asks_for_it(tmp_path):
+    with pytest.raises(ValueError, match="no data set is given.*--dataset"):
+        train(RECIPES["pictures-resnet18"], tmp_path / "run")

@@ -50,7 +50,7 @@ def test_the_whole_path(tmp_path):
         (["train", "digits-tiny", "--learning-rates", "1"], ["--learning-rates", "--learning-rate"]),
         (["train", "digits-tiny", "--spec.shortcut", "D"], ["'D'", "'A'", "'B'", "'C'"]),
         (["train", "digits-tiny", "--batch-size", "0"], ["batch_size is 0"]),
-        (["train", "digits-tiny", "--dataset", "mnits", "--run-dir", "RUN"], ["'mnist'", "digits, synthetic"]),
+        (["train", "digits-tiny", "--dataset", "mnits", "--run-dir", "RUN"], ["'mnits'", "digits, synthetic"]),
         (["train", "digits-tiny", "--batch-size", "2000", "--run-dir", "RUN"], ["2000", "1437"]),
         (["train", "cifar10-tiny", "--data-dir", "RUN", "--run-dir", "RUN"], ["cifar10", "download_and_prepare"]),
         (["evaluate", "RUN"], ["is not a run"]),

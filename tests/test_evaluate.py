@@ -329,7 +329,9 @@ def test_what_cannot_be_tested(digits_run, arguments, says):
 
 def test_a_data_set_that_has_changed_its_classes(digits_run, tmp_path):
     picture_folder(tmp_path / "pictures", DIGITS.images[:3], DIGITS.labels[:3])
-    (tmp_path / "pictures" / "train" / "eleven").mkdir()
+    renamed = DIGITS.labels[0]
+    for split in ("train", "test"):
+        (tmp_path / "pictures" / split / str(renamed)).rename(tmp_path / "pictures" / split / "eleven")
     run = run_on(digits_run, tmp_path / "run", dataset=tmp_path / "pictures")
     with pytest.raises(ValueError, match="pictures has other classes than those .*run was trained on"):
         evaluate(run.path)

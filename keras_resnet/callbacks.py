@@ -1,7 +1,5 @@
 """What happens beside the steps of `model.fit`: the history, the checkpoints, the plateau, the progress bar."""
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from . import checkpoint
-from .run import write_text
+from .run import write_table
 from .schedule import Schedule, plateau_factor
 
 
@@ -46,12 +44,7 @@ class History(keras.callbacks.Callback):
         self.write()
 
     def write(self) -> None:
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.path, text.getvalue())
+        write_table(self.path, self.rows)
 
 
 class StopOnNaN(keras.callbacks.Callback):

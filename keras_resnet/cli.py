@@ -41,15 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs: dict[str, Callable[..., None]] = {
         "list": list_,
         "show": _show(None),
-        "train": _train(None, args),
+        "train": _train(_ANY),
         "evaluate": evaluate,
         "export": export,
         "predict": predict,
+        "search": _search(_ANY),
     }
     try:
         # These take a named value and overrides of its fields: the value is what the fields default to.
-        if args[:1] == ["train"]:
-            verbs["train"] = _train(lookup("recipe", name, RECIPES) if (name := _name("recipe", args)) else None, args)
+        for verb, of_recipe in (("train", _train), ("search", _search)):
+            if args[:1] == [verb] and (name := _name("recipe", args)):
+                verbs[verb] = of_recipe(_recipe(name, args))
         if args[:1] == ["show"]:
             verbs["show"] = _show(lookup("network", name, NETWORKS) if (name := _name("network", args)) else None)
         tyro.extras.subcommand_cli_from_dict(
@@ -202,16 +204,30 @@ def _differences(specs: list[ResNetSpec], summaries: list[Summary]) -> Table:
     return table
 
 
-def _train(default: Recipe | None, args: list[str]) -> Callable[..., None]:
-    base = default or next(iter(RECIPES.values()))
+_ANY = next(iter(RECIPES.values()))
+"""stands for the recipe where only help is asked for"""
+
+
+def _recipe(name: str, args: list[str]) -> Recipe:
+    """The recipe of that name or in that JSON file, open to what the other arguments change."""
+    if name.endswith(".json"):
+        try:
+            recipe = Recipe.from_json(Path(name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    else:
+        recipe = lookup("recipe", name, RECIPES)
     # Whichever of the two is given on the command line takes the place of the other.
     for field in ("epochs", "steps"):
         if any(arg.split("=")[0] == f"--{field}" for arg in args):
-            base = base.override(**{field: 1})
+            recipe = recipe.override(**{field: 1})
+    return recipe
 
+
+def _train(default: Recipe) -> Callable[..., None]:
     def train(
         name: tyro.conf.Positional[str],
-        recipe: Annotated[Recipe, Inline] = base,
+        recipe: Annotated[Recipe, Inline] = default,
         *,
         run_dir: Path | None = None,
         checkpoint_seconds: float = 60.0,
@@ -219,7 +235,7 @@ def _train(default: Recipe | None, args: list[str]) -> Callable[..., None]:
         """Trains a recipe. The same command again resumes.
 
         Args:
-            name: of the recipe, as `list` prints it
+            name: of the recipe, as `list` prints it, or a recipe's JSON file
             recipe: what to change in it
             run_dir: folder of the run; by default runs/NAME
             checkpoint_seconds: time from one checkpoint to the next
@@ -322,6 +338,56 @@ def predict(
     for answer in answers:
         best = "  ".join(f"{c} {s:.4f}" for c, s in zip(answer["classes"], answer["scores"], strict=True))
         print(f"{answer['image']}: {best}")
+
+
+def _search(default: Recipe) -> Callable[..., None]:
+    def search(
+        name: tyro.conf.Positional[str],
+        recipe: Annotated[Recipe, Inline] = default,
+        *,
+        trials: int,
+        over: tuple[str, ...] = ("learning_rate", "weight_decay"),
+        algorithm: Literal["random", "bayesian", "hyperband"] = "random",
+        run_dir: Path | None = None,
+        checkpoint_seconds: float = 60.0,
+        json: Flag = False,
+    ) -> None:
+        """Tries variants of a recipe and keeps the best as a recipe file. The same command again resumes.
+
+        Args:
+            name: of the recipe, as `list` prints it, or a recipe's JSON file
+            recipe: what to change in it
+            trials: how many variants at most
+            over: what varies: learning_rate, weight_decay, label_smoothing, warmup, momentum, batch_size, depth, width,
+                shortcut
+            algorithm: how the next variant is chosen; hyperband gives most of them a part of the epochs only
+            run_dir: folder of the search; by default runs/NAME-search
+            checkpoint_seconds: time from one checkpoint of a trial to the next
+            json: print JSON
+        """
+        _import_tensorflow()
+        from .search import search as run_search
+
+        found = run_search(
+            recipe,
+            Path("runs") / f"{recipe.name}-search" if run_dir is None else run_dir,
+            trials=trials,
+            over=over,
+            algorithm=algorithm,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        rows = found.trials()
+        if json:
+            return _print_json(rows)
+        if rows:
+            table = _table(f"Trials of {recipe.name}", *(f">{name.replace('_', ' ')}" for name in rows[0]))
+            for row in rows:
+                table.add_row(*row.values())
+            _console().print(table)
+        if found.best_file.exists():
+            print(f"next: keras-resnet train {found.best_file}")
+
+    return search
 
 
 def _usual(spec: ResNetSpec) -> tuple[int, int]:

@@ -1,16 +1,19 @@
 """The folder of one training: the names of its files, and how they are written whole or not at all."""
 
 import contextlib
+import csv
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -182,6 +185,15 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     with whole_file(path) as sibling:
         sibling.write_text(text, encoding="utf-8")
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a CSV file whole or not at all; a name that some rows lack is empty in them."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def _version(package: str) -> str | None:

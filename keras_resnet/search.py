@@ -238,6 +238,7 @@ class _Saved:
         self.ongoing_trials: dict[str, Trial] = {}
         # The last comes first; a process that died may have ended a trial and not said so.
         self._retry_queue = [name for name, trial in reversed(self.trials.items()) if trial.status == "RUNNING"]
+        self.save()  # it may also have died before it wrote the table
 
 
 class _Random(_Saved, RandomSearchOracle):

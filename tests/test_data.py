@@ -89,6 +89,18 @@ def test_an_epoch_takes_each_picture_at_most_once_and_epochs_differ():
     assert (orders[0] != orders[1]).any()
 
 
+@pytest.mark.parametrize("total", [30, 250, 1437])
+def test_the_order_has_no_trace_of_the_order_of_the_files(total):
+    """Files come class by class. The rank correlation of a random order with them is normal, deviation 1/sqrt(N)."""
+    steps = total // 10
+    split = data.Arrays(np.arange(total)[:, None, None, None].astype(np.int32), np.arange(total, dtype=np.int32))
+    pipeline = split.shuffled(10, 1, 0).batch(steps).take(100)
+    scores = [
+        np.corrcoef(np.ravel(labels), np.arange(10 * steps))[0, 1] * np.sqrt(10 * steps) for _, _, labels in pipeline
+    ]
+    assert np.abs(scores).max() < 4.5 and 0.8 < np.std(scores) < 1.2
+
+
 def test_the_order_is_shuffled():
     """Labels of neighbours in the batch agree about as often as chance has it: one in ten."""
     labels = np.concatenate([labels for _, labels in batches(44)])

@@ -84,14 +84,17 @@ def _shuffled(sources: np.ndarray, labels: np.ndarray, batch_size: int, seed: in
     total, steps = len(labels), len(labels) // batch_size
     all_sources, all_labels = _tensors(sources, labels)
 
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        epoch, step_in_epoch = step // steps, step % steps
-        place = step_in_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
-        # A permutation that is computed place by place, so no order of the whole split has to be kept.
-        indices = tf.random.experimental.index_shuffle(place, tf.stack([seed, epoch]), total - 1)
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        # Not index_shuffle, which needs no memory: of a few hundred places it leaves some epochs nearly in order.
+        order = tf.random.experimental.stateless_shuffle(tf.range(total, dtype=tf.int64), tf.stack([seed, number]))
+        first = tf.maximum(first_step - number * steps, 0)
+        batches = tf.reshape(order[: steps * batch_size], [steps, batch_size])[first:]
+        return tf.data.Dataset.from_tensor_slices(batches).enumerate(number * steps + first)
+
+    def batch(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return step, tf.gather(all_sources, indices), tf.gather(all_labels, indices)
 
-    return tf.data.Dataset.counter(first_step).map(batch)
+    return tf.data.Dataset.counter(first_step // steps).flat_map(epoch).map(batch)
 
 
 @dataclass(frozen=True)

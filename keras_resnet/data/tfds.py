@@ -49,7 +49,7 @@ class Records:
 
         def epoch(number: tf.Tensor) -> tf.data.Dataset:
             key = tf.stack([tf.constant(seed, tf.int64), number])
-            order = tf.random.experimental.index_shuffle(tf.range(files, dtype=tf.int64), key, files - 1)
+            order = tf.random.experimental.stateless_shuffle(tf.range(files, dtype=tf.int64), key)
             bits = tf.random.stateless_uniform([], key, minval=1, maxval=2**31 - 1, dtype=tf.int64)
             # A global seed of 0 makes shuffle compare this tensor with 0 in Python, which a graph does not allow.
             tf.compat.v1.get_default_graph().seed = None

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from . import data
+from . import data, start
 from .model import build, load
 from .run import Run, write_text
 from .spec import require
@@ -71,13 +71,7 @@ def test_probabilities(
     run.require_trained()
     recipe = run.recipe()
     preprocessing = data.Preprocessing.read(run.preprocessing_file)
-    dataset = data.load(
-        recipe.dataset,
-        data_dir=recipe.data_dir,
-        image_size=recipe.image_size,
-        seed=recipe.seed,
-        skip_broken=recipe.skip_broken,
-    )
+    dataset = start.dataset(recipe)
     if dataset.labels != run.labels():
         raise ValueError(f"{recipe.dataset} has other classes than those {run.path} was trained on; see its labels.txt")
     model = load(run.model_file)

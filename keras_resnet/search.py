@@ -23,7 +23,7 @@ from keras_tuner.errors import FailedTrialError, FatalError
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
 from rich.console import Console
 
-from . import data
+from . import start
 from .recipe import Recipe
 from .run import Run, write_table, write_text
 from .spec import require
@@ -163,13 +163,7 @@ def search(
 
 
 def _hold_out(recipe: Recipe, console: Console) -> Recipe:
-    dataset = data.load(
-        recipe.dataset,
-        data_dir=recipe.data_dir,
-        image_size=recipe.image_size,
-        seed=recipe.seed,
-        skip_broken=recipe.skip_broken,
-    )
+    dataset = start.dataset(recipe)
     holdout = max(1, round(HOLDOUT * len(dataset.train)))
     console.print(
         f"{dataset.name}: {holdout} of {len(dataset.train)} training pictures are held out to choose by",

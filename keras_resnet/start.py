@@ -1,4 +1,4 @@
-"""Where a training begins: random weights, published ones, or those of an earlier run, and what these fix."""
+"""What a recipe begins with: its data set, and weights that are random, published or those of an earlier run."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,18 @@ class Start:
     """what the pictures went through that they were trained on; None: nothing says so"""
     labels: tuple[str, ...] | None = None
     """the classes of their classifier; None: nothing says so"""
+
+
+def dataset(recipe: Recipe) -> data.Dataset:
+    """The recipe's data set. Errors are those of `data.load`."""
+    return data.load(
+        recipe.dataset,
+        data_dir=recipe.data_dir,
+        image_size=recipe.image_size,
+        holdout=recipe.holdout,
+        seed=recipe.seed,
+        skip_broken=recipe.skip_broken,
+    )
 
 
 def find(recipe: Recipe) -> Start:

@@ -48,14 +48,7 @@ def train(
         keras.utils.set_random_seed(recipe.seed)
         if recipe.deterministic:
             tf.config.experimental.enable_op_determinism()
-        dataset = data.load(
-            recipe.dataset,
-            data_dir=recipe.data_dir,
-            image_size=recipe.image_size,
-            holdout=recipe.holdout,
-            seed=recipe.seed,
-            skip_broken=recipe.skip_broken,
-        )
+        dataset = start.dataset(recipe)
         begun = start.find(recipe)
         preprocessing = begun.preprocessing or data.preprocessing_for(dataset, recipe.image_size)
         run.begin(recipe)  # only now: what was wrong with the data may be mended by another recipe

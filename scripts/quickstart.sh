@@ -40,7 +40,7 @@ What to try next:
   source $VENV/bin/activate
   keras-resnet list                          # all networks and recipes
   keras-resnet show resnet34 --compare plain34
-  keras-resnet train digits-plain56          # 56 layers without shortcuts: they do not learn,
+  keras-resnet train digits-plain56          # 56 layers without shortcuts: they hardly learn,
   keras-resnet train digits-resnet56         # and with them they do
   tensorboard --logdir runs                  # the curves
 EOT

@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -15,10 +16,14 @@ from .run import write_table
 from .schedule import Schedule, plateau_factor
 
 
-class History(keras.callbacks.Callback):
-    """One row an epoch, in a CSV file that is whole at every moment."""
+MEETING_SECONDS = 1.0
+"""from one time that several workers ask each other whether to save or to stop to the next"""
 
-    def __init__(self, path: Path, steps_per_epoch: int, batch_size: int) -> None:
+
+class History(keras.callbacks.Callback):
+    """One row an epoch, in a CSV file that is whole at every moment; with no path, in memory alone."""
+
+    def __init__(self, path: Path | None, steps_per_epoch: int, batch_size: int) -> None:
         super().__init__()
         self.path = path
         self.steps_per_epoch = steps_per_epoch
@@ -29,7 +34,7 @@ class History(keras.callbacks.Callback):
         self._begin, self._steps = time.perf_counter(), 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._steps += 1
+        self._steps += self.model.steps_per_execution
         self._end = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -44,7 +49,8 @@ class History(keras.callbacks.Callback):
         self.write()
 
     def write(self) -> None:
-        write_table(self.path, self.rows)
+        if self.path is not None:
+            write_table(self.path, self.rows)
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -78,12 +84,22 @@ class Checkpoints(keras.callbacks.Callback):
     """Saves the whole state every `seconds`, in the middle of an epoch too, and goes on from it.
 
     It must stand last, so that what the others do at the end of an epoch is in the checkpoint.
-    `stop_requested` is asked after every step; where it says yes, the state is saved and training ends
+    `stop_requested` is asked after every execution; where it says yes, the state is saved and training ends
     with `KeyboardInterrupt`.
+
+    Workers must save and stop after the same step. So they ask each other, by `gather`, about once a second: the
+    chief's clock counts, and the wish of any to stop. Who is alone asks himself, each time.
     """
 
     def __init__(
-        self, folder: Path, history: History, total_steps: int, seconds: float, stop_requested: Callable[[], bool]
+        self,
+        folder: Path,
+        history: History,
+        total_steps: int,
+        seconds: float,
+        stop_requested: Callable[[], bool],
+        gather: Callable[[Sequence[float]], np.ndarray] | None = None,
+        chief: bool = True,
     ) -> None:
         super().__init__()
         self.folder = folder
@@ -91,12 +107,24 @@ class Checkpoints(keras.callbacks.Callback):
         self.total_steps = total_steps
         self.seconds = seconds
         self.stop_requested = stop_requested
+        self.gather = gather
+        self.chief = chief
         self.step = 0
         self._metrics: list[Any] | None = None
 
     def restore(self, model: keras.Model) -> int:
-        """Puts the newest checkpoint into the model and the history; returns the steps already done."""
+        """Puts the newest checkpoint into the model and the history; returns the steps already done.
+
+        Raises `ValueError` where workers find different checkpoints: the folder is not the same for all of them.
+        """
         found = checkpoint.restore(self.folder, model)
+        if self.gather is not None:
+            steps = sorted({int(step) for step in self.gather([found[0] if found else 0]).flat})
+            if len(steps) > 1:
+                raise ValueError(
+                    f"workers find different checkpoints in {self.folder} (of the steps {', '.join(map(str, steps))}); "
+                    "the run must be in a folder that all of them share"
+                )
         if found is not None:
             self.step, notes = found
             self.history.rows = notes["history"]
@@ -104,7 +132,8 @@ class Checkpoints(keras.callbacks.Callback):
         return self.step
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._saved = time.monotonic()
+        self._saved = self._met = time.monotonic()
+        self._met_at, self._meet_at = self.step, 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # fit has just reset the metrics; in an epoch that goes on they go on too.
@@ -114,21 +143,38 @@ class Checkpoints(keras.callbacks.Callback):
         self._metrics = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.step += 1
+        self.step += self.model.steps_per_execution
         if self.step % self.history.steps_per_epoch and self.step < self.total_steps:
-            self._save_if_due()
+            if self.gather is None or self.step >= self._meet_at:
+                self._save_if_due()
         # else the epoch is about to end, and with it this step's checkpoint is complete.
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._save_if_due(final=self.step == self.total_steps)
 
     def _save_if_due(self, final: bool = False) -> None:
-        stop = self.stop_requested()
-        if final or stop or time.monotonic() - self._saved >= self.seconds:
-            checkpoint.save(self.folder, self.step, self.model, {"history": self.history.rows})
+        due, stop = final or time.monotonic() - self._saved >= self.seconds, self.stop_requested()
+        if self.gather is not None:
+            due, stop = self._meet(due, stop)
+        if due or stop:
+            if self.chief:
+                checkpoint.save(self.folder, self.step, self.model, {"history": self.history.rows})
+            else:
+                checkpoint.join(self.model)
             self._saved = time.monotonic()
         if stop and not final:
             raise KeyboardInterrupt
+
+    def _meet(self, due: bool, stop: bool) -> tuple[bool, bool]:
+        assert self.gather is not None
+        now = time.monotonic()
+        done, seconds = self.step - self._met_at, now - self._met
+        ahead = max(1, round(done * MEETING_SECONDS / seconds)) if done else 1
+        # The chief alone says when; what the others bring counts for nothing.
+        brought = [due and self.chief, stop, ahead if self.chief else 0]
+        due_for_all, stop_for_all, ahead_for_all = self.gather([float(number) for number in brought]).max(axis=0)
+        self._met, self._met_at, self._meet_at = now, self.step, self.step + int(ahead_for_all)
+        return bool(due_for_all), bool(stop_for_all)
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -158,7 +204,7 @@ class ProgressBar(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         speed = self.bar.tasks[self.task].speed
         rate = "-" if speed is None else f"{speed * self.batch_size:,.0f}"
-        self.bar.update(self.task, advance=1, rate=rate)
+        self.bar.update(self.task, advance=self.model.steps_per_execution, rate=rate)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}

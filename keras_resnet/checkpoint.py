@@ -26,8 +26,8 @@ _NOTES = "notes"
 def save(folder: Path, step: int, model: keras.Model, notes: dict[str, Any]) -> Path:
     """Writes `step-NNNNNNNN.npz`, then removes all but the newest two.
 
-    `notes` is what is not a variable, as JSON. Raises `OSError` where the disk is full or may not be written;
-    the checkpoints that were there stay.
+    `notes` is what is not a variable, as JSON. Where several workers train, the others call `join` meanwhile. Raises
+    `OSError` where the disk is full or may not be written; the checkpoints that were there stay.
     """
     arrays = {name: variable.numpy() for name, variable in _variables(model)}
     path = folder / f"step-{step:08d}.npz"
@@ -38,6 +38,12 @@ def save(folder: Path, step: int, model: keras.Model, notes: dict[str, Any]) -> 
     for old in _newest_first(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
+
+
+def join(model: keras.Model) -> None:
+    """What a worker that does not write does while the chief saves: a metric is summed over all of them to be read."""
+    for variable in model.metrics_variables:
+        variable.numpy()
 
 
 def restore(folder: Path, model: keras.Model) -> tuple[int, dict[str, Any]] | None:

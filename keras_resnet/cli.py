@@ -230,6 +230,8 @@ def _train(default: Recipe) -> Callable[..., None]:
         recipe: Annotated[Recipe, Inline] = default,
         *,
         run_dir: Path | None = None,
+        devices: tuple[str, ...] = (),
+        steps_per_execution: int = 1,
         checkpoint_seconds: float = 60.0,
     ) -> None:
         """Trains a recipe. The same command again resumes.
@@ -238,18 +240,24 @@ def _train(default: Recipe) -> Callable[..., None]:
             name: of the recipe, as `list` prints it, or a recipe's JSON file
             recipe: what to change in it
             run_dir: folder of the run; by default runs/NAME
+            devices: such as GPU:0 GPU:1; by default all GPUs of this machine, or all workers that the environment names
+            steps_per_execution: steps in one go; more of them save time where a step is short
             checkpoint_seconds: time from one checkpoint to the next
         """
         _import_tensorflow()
+        from .distribution import worker
         from .train import train as run_training
 
         run = run_training(
             recipe,
             Path("runs") / recipe.name if run_dir is None else run_dir,
+            devices=devices,
+            steps_per_execution=steps_per_execution,
             checkpoint_seconds=checkpoint_seconds,
         )
-        print(f"trained: {run.model_file}")
-        print(f"next: keras-resnet evaluate {run.path}")
+        if worker() == 0:
+            print(f"trained: {run.model_file}")
+            print(f"next: keras-resnet evaluate {run.path}")
 
     return train
 
@@ -422,8 +430,11 @@ def _import_tensorflow() -> None:
     with _held_back_stderr():
         import tensorflow as tf
 
-        if not tf.config.list_physical_devices("GPU"):
-            tf.constant(0)  # finding out that there is no GPU is noisy too
+        from .distribution import CLUSTER_VARIABLES
+
+        # Finding out that there is no GPU is noisy too. But once something is computed no cluster can be joined.
+        if not tf.config.list_physical_devices("GPU") and not os.environ.keys() & CLUSTER_VARIABLES:
+            tf.constant(0)
 
 
 @contextlib.contextmanager

@@ -95,13 +95,13 @@ def build(
 
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-        # float32 whatever the policy: a softmax over half-precision logits loses the small probabilities.
+        # float32 at least: a softmax over half-precision logits loses the small probabilities.
         x = layers.Dense(
             classes,
             activation=classifier_activation,
             kernel_initializer=HE_NORMAL,
             kernel_regularizer=penalty,
-            dtype="float32",
+            dtype="float64" if keras.config.dtype_policy().compute_dtype == "float64" else "float32",
             name="predictions",
         )(x)
     elif pooling is not None:

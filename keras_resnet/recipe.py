@@ -13,7 +13,7 @@ from .spec import NETWORKS, ResNetSpec, cifar_spec, imagenet_spec, require
 
 Augmentation = Literal["auto", "none", "pad-crop", "pad-crop-flip", "scale-crop-flip"]
 Frozen = Literal["none", "batch_norm", "backbone"]
-Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
+Precision = Literal["float32", "mixed_float16", "mixed_bfloat16", "float64"]
 Statistics = Literal["moving", "population"]
 Pieces = tuple[tuple[float, float], ...]
 
@@ -79,7 +79,8 @@ class Recipe:
     weight_decay: float = 1e-4
     """the paper's: an L2 penalty of half of it on the kernels"""
     precision: Precision = "float32"
-    """of the computation; weights stay float32"""
+    """of the computation; mixed, weights stay float32. float64 is for comparing trainings, since what rounding makes of
+    two of them grows from step to step"""
     ema: float = 0.0
     """decay a step of the moving average of the weights, which is then what is kept; 0: the last weights are kept"""
     bn_statistics: Statistics = "moving"

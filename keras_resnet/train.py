@@ -1,9 +1,11 @@
 """Train a recipe in a folder. The same call again goes on where the last one ended."""
 
 import contextlib
+import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -27,21 +29,33 @@ def train(
     recipe: Recipe,
     run_dir: str | os.PathLike[str],
     *,
+    devices: Sequence[str] = (),
+    steps_per_execution: int = 1,
     checkpoint_seconds: float = 60.0,
     console: Console | None = None,
 ) -> Run:
     """Trains `recipe` in the folder `run_dir`, or goes on with a training of the same recipe there.
 
     The complete state is saved every `checkpoint_seconds`; SIGINT and SIGTERM save it and end the training
-    with `KeyboardInterrupt`. A folder whose training is complete is returned as it is.
+    with `KeyboardInterrupt`. A folder whose training is complete is returned as it is. Neither the devices nor
+    `steps_per_execution` change the result. Of several workers the chief alone writes; `run_dir` must be one folder for
+    all of them.
+
+    Args:
+        devices: as in `distribution.strategy`, which says what is chosen where none is named.
+        steps_per_execution: steps that TensorFlow does in one go, without coming back to Python. Checkpoints and the
+            progress bar wait for it.
 
     Raises:
-        ValueError: the recipe does not fit the data, or the folder holds another recipe's training.
-        OSError: the folder cannot be written. The last checkpoint stays whole.
+        ValueError: the recipe does not fit the data or the devices, or the folder holds another recipe's training.
+        OSError: the folder cannot be written, or another worker has ended. The last checkpoint stays whole.
     """
     run = Run(Path(run_dir))
-    console = console or Console(stderr=True)
-    with run.alone():
+    strategy = distribution.strategy(devices)  # first of all: a cluster can be joined only before anything is computed
+    distribution.require_even(strategy, recipe.batch_size)
+    chief = distribution.worker() == 0
+    console = console or Console(stderr=True, quiet=not chief)
+    with run.alone() if chief else contextlib.nullcontext(), distribution.peers():
         run.require_same(recipe)
         if run.model_file.exists():
             return run
@@ -51,37 +65,54 @@ def train(
         dataset = start.dataset(recipe)
         begun = start.find(recipe)
         preprocessing = begun.preprocessing or data.preprocessing_for(dataset, recipe.image_size)
-        run.begin(recipe)  # only now: what was wrong with the data may be mended by another recipe
-        _report_classes(recipe, dataset, console)
-        write_text(run.labels_file, "".join(f"{label}\n" for label in dataset.labels))
-        write_text(run.preprocessing_file, preprocessing.to_json())
+        steps = data.steps_per_epoch(dataset.train, recipe.batch_size)
+        _require_whole_executions(recipe.total_steps(steps), steps, steps_per_execution)
+        if chief:
+            run.begin(recipe)  # only now: what was wrong with the data may be mended by another recipe
+            _report_classes(recipe, dataset, console)
+            write_text(run.labels_file, "".join(f"{label}\n" for label in dataset.labels))
+            write_text(run.preprocessing_file, preprocessing.to_json())
+            if not run.augmentation_figure.exists():
+                batches = _training_batches(recipe, dataset, preprocessing, 0)
+                _draw_pictures(run.augmentation_figure, batches, preprocessing)
 
-        if not run.augmentation_figure.exists():
-            _draw_pictures(run.augmentation_figure, _training_batches(recipe, dataset, preprocessing, 0), preprocessing)
-
-        with distribution.strategy().scope():
+        with strategy.scope():
             model = network(recipe, preprocessing.crop, len(dataset.labels), recipe.precision, recipe.weight_decay)
             if begun.weights:
                 start.take(begun, model, recipe, dataset.labels)
             schedule = compile_for(
                 recipe,
-                model,
-                data.steps_per_epoch(dataset.train, recipe.batch_size),
+                distribution.prepare(model),
+                steps,
                 _class_weights(dataset) if recipe.weigh_classes else None,
+                steps_per_execution,
             )
         _fit(model, recipe, schedule, run, dataset, preprocessing, checkpoint_seconds, console)
 
         if recipe.ema:
             # mixed_float16 wraps the optimizer in one that scales the loss.
             getattr(model.optimizer, "inner_optimizer", model.optimizer).take_averages(model.trainable_variables)
-        plain = network(recipe, preprocessing.crop, len(dataset.labels))  # float32, outside the strategy
-        plain.set_weights(model.get_weights())
-        if recipe.bn_statistics == "population":  # of the averaged weights, so it comes after them
-            steps = data.steps_per_epoch(dataset.train, recipe.batch_size)
-            bn_statistics.population(plain, _training_batches(recipe, dataset, preprocessing, 0), steps)
-        with whole_file(run.model_file) as sibling:
-            plain.save(sibling)
+        if chief:
+            plain = network(recipe, preprocessing.crop, len(dataset.labels))  # float32, outside the strategy
+            plain.set_weights(model.get_weights())
+            if recipe.bn_statistics == "population":  # of the averaged weights, so it comes after them
+                bn_statistics.population(plain, _training_batches(recipe, dataset, preprocessing, 0), steps)
+            with whole_file(run.model_file) as sibling:
+                plain.save(sibling)
+        distribution.gather(strategy, [0.0])  # a worker that ended before the chief has saved would take it along
     return run
+
+
+def _require_whole_executions(total: int, steps_per_epoch: int, steps_per_execution: int) -> None:
+    """Raises `ValueError` where an epoch would end within an execution, naming the numbers that divide its steps."""
+    common = math.gcd(steps_per_epoch, total % steps_per_epoch)
+    if steps_per_execution < 1 or common % steps_per_execution:
+        divisors = [str(number) for number in range(1, common + 1) if common % number == 0]
+        last = f" and the last one {total % steps_per_epoch}" if total % steps_per_epoch else ""
+        raise ValueError(
+            f"steps_per_execution is {steps_per_execution}, and an epoch has {steps_per_epoch} steps{last}; "
+            f"give one of {', '.join(divisors)}"
+        )
 
 
 def _report_classes(recipe: Recipe, dataset: data.Dataset, console: Console) -> None:
@@ -139,7 +170,11 @@ class SGD(keras.optimizers.SGD):
 
 
 def compile_for(
-    recipe: Recipe, model: keras.Model, steps_per_epoch: int, class_weights: np.ndarray | None = None
+    recipe: Recipe,
+    model: keras.Model,
+    steps_per_epoch: int,
+    class_weights: np.ndarray | None = None,
+    steps_per_execution: int = 1,
 ) -> Schedule:
     """Compiles `model` with the recipe's loss and optimizer, and builds every variable that training has.
 
@@ -167,6 +202,7 @@ def compile_for(
         ),
         cross_entropy,
         metrics=["accuracy"],
+        steps_per_execution=steps_per_execution,
     )
     model.optimizer.build(model.trainable_variables)
     # Metrics get their variables at their first use; a checkpoint can only be restored into variables.
@@ -191,25 +227,37 @@ def _fit(
     epochs = -(-total // steps)
     validated = [epoch for epoch in range(1, epochs + 1) if epoch % recipe.validate_every == 0 or epoch == epochs]
     held_out = dataset.test if dataset.validation is None else dataset.validation
-    # Without an end, and with a number of steps: else fit starts the pipeline twice for each validation.
-    validation = data.test_batches(held_out, preprocessing, recipe.batch_size).repeat()
+    strategy, chief = model.distribute_strategy, distribution.worker() == 0
+    validation = distribution.distribute(
+        strategy,
+        lambda index, count: data.test_batches(
+            held_out, preprocessing, recipe.batch_size // count, data.Shard(index, count)
+        ),
+        recipe.batch_size,
+    )
     with _stop_signals() as stop_requested:
-        history = History(run.history_file, steps, recipe.batch_size)
-        checkpoints = Checkpoints(run.checkpoints, history, total, checkpoint_seconds, stop_requested)
+        history = History(run.history_file if chief else None, steps, recipe.batch_size)
+        gather = partial(distribution.gather, strategy) if distribution.workers() > 1 else None
+        checkpoints = Checkpoints(run.checkpoints, history, total, checkpoint_seconds, stop_requested, gather, chief)
         first = checkpoints.restore(model)
         if first:
             console.print(f"{run.path}: going on from step {first} of {total}", highlight=False, soft_wrap=True)
             history.write()
         progress = ProgressBar(console, total, steps, recipe.batch_size, first)
-        tensorboard = keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False)
-        callbacks = [StopOnNaN(), history, tensorboard, progress, checkpoints]
+        callbacks = [StopOnNaN(), history, progress, checkpoints]
+        if chief:
+            callbacks.insert(2, keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False))
         if recipe.schedule == "plateau":
             callbacks.insert(0, Plateau(schedule, history))
         try:
             for begin, end in segments(first, total, steps, recipe.head_epochs):
                 _freeze(model, "backbone" if begin < recipe.head_epochs * steps else recipe.freeze)
                 model.fit(
-                    _training_batches(recipe, dataset, preprocessing, begin),
+                    distribution.distribute(
+                        strategy,
+                        partial(_training_batches, recipe, dataset, preprocessing, begin),
+                        recipe.batch_size,
+                    ),
                     initial_epoch=begin // steps,
                     epochs=-(-end // steps),
                     steps_per_epoch=min(steps, end - begin),
@@ -253,8 +301,14 @@ def segments(first: int, total: int, steps_per_epoch: int, head_epochs: int = 0)
 
 
 def _training_batches(
-    recipe: Recipe, dataset: data.Dataset, preprocessing: data.Preprocessing, first_step: int
+    recipe: Recipe,
+    dataset: data.Dataset,
+    preprocessing: data.Preprocessing,
+    first_step: int,
+    index: int = 0,
+    count: int = 1,
 ) -> tf.data.Dataset:
+    """From `first_step` on, the part `index` of `count` equal parts of each batch."""
     return data.train_batches(
         dataset.train,
         preprocessing,
@@ -263,6 +317,7 @@ def _training_batches(
         lighting=recipe.lighting,
         seed=recipe.seed,
         first_step=first_step,
+        shard=data.Shard(index, count),
     )
 
 

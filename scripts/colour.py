@@ -61,7 +61,8 @@ def draw() -> None:
     """A row for each standard deviation: AlexNet's 0.1 can just be seen."""
     photograph = tf.cast(load_sample_image("flower.jpg")[40:400:3, 120:480:3], tf.float32)
     pictures = tf.repeat(photograph[tf.newaxis], 8, axis=0)
-    rows = [views.lighting(pictures, deviation, tf.constant([0, 0])) for deviation in DEVIATIONS]
+    draws = tf.random.stateless_normal([len(pictures), 3], [0, 0])
+    rows = [views.lighting(pictures, deviation, draws) for deviation in DEVIATIONS]
     grid = np.concatenate([np.concatenate(list(row.numpy()), axis=1) for row in rows], axis=0)
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "lighting.png").write_bytes(tf.io.encode_png(tf.saturate_cast(tf.round(grid), tf.uint8)).numpy())

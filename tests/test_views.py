@@ -22,9 +22,10 @@ def test_pad_crop_against_a_slow_one(flip):
     padding, count = 4, 8100
     picture = np.arange(1.0, 12 * 10 + 1, dtype=np.float32).reshape(12, 10, 1)
     images = np.repeat(picture[np.newaxis], count, axis=0)
-    eager = views.pad_crop(tf.constant(images), padding, flip, tf.constant([5, 6], tf.int64)).numpy()
+    draws = tf.random.stateless_uniform([count, 3], [5, 6])
+    eager = views.pad_crop(tf.constant(images), padding, flip, draws).numpy()
     traced = run_in_pipeline(
-        lambda images, seed: views.pad_crop(images, padding, flip, seed), images, np.array([5, 6], np.int64)
+        lambda images, draws: views.pad_crop(images, padding, flip, draws), images, draws
     ).numpy()
     assert (eager == traced).all()
 
@@ -155,9 +156,9 @@ def test_lighting_has_the_covariance_of_the_colours(traced):
     """
     count, deviation = 20_000, 0.1
     images = np.random.default_rng(0).uniform(0, 255, (count, 2, 3, 3)).astype(np.float32)
-    seed = np.array([3, 4], np.int64)
-    view = lambda images, seed: views.lighting(images, deviation, seed)  # noqa: E731
-    lit = (run_in_pipeline(view, images, seed) if traced else view(tf.constant(images), tf.constant(seed))).numpy()
+    draws = tf.random.stateless_normal([count, 3], [3, 4])
+    view = lambda images, draws: views.lighting(images, deviation, draws)  # noqa: E731
+    lit = (run_in_pipeline(view, images, draws) if traced else view(tf.constant(images), draws)).numpy()
     shifts = lit - images
     assert np.ptp(shifts, axis=(1, 2)).max() < 1e-3, "one step for all pixels of a picture"
     steps = shifts[:, 0, 0].astype(np.float64) / 255

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from . import digits, folder, synthetic, tfds
-from .dataset import Arrays, Dataset, Split, class_counts, hold_out
+from .dataset import WHOLE, Arrays, Dataset, Shard, Split, class_counts, hold_out
 from .pipeline import steps_per_epoch, test_batches, train_batches, view_batches
 from .preprocessing import (
     PREPROCESSING,
@@ -23,10 +23,12 @@ from .tfds import Records
 __all__ = [
     "PREPROCESSING",
     "VIEWS",
+    "WHOLE",
     "Arrays",
     "Dataset",
     "Preprocessing",
     "Records",
+    "Shard",
     "Split",
     "augmentation_for",
     "class_counts",

@@ -5,10 +5,26 @@ A split is in memory (`Arrays`), in picture files (`Files`) or in records (`tfds
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
+
+
+class Shard(NamedTuple):
+    """One of several equal parts: what one host works on. The first has what comes first."""
+
+    index: int
+    count: int
+
+    def rows(self, batch_size: int) -> slice:
+        """Its part of every batch. The batch size must be a multiple of `count`."""
+        assert batch_size % self.count == 0
+        share = batch_size // self.count
+        return slice(self.index * share, (self.index + 1) * share)
+
+
+WHOLE = Shard(0, 1)
 
 
 class Split(Protocol):
@@ -16,13 +32,14 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def in_order(self) -> tf.data.Dataset:
-        """`(picture, label)`, each once."""
+    def in_order(self, shard: Shard = WHOLE) -> tf.data.Dataset:
+        """`(picture, label)`, each once; of a shard every `count`-th."""
 
-    def shuffled(self, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
-        """Endless `(step, pictures [batch], labels [batch])` from `first_step` on; each epoch in a new order.
+    def shuffled(self, batch_size: int, seed: int, first_step: int, shard: Shard = WHOLE) -> tf.data.Dataset:
+        """Endless `(step, pictures [share], labels [share])` from `first_step` on; each epoch in a new order.
 
-        A function of seed and step alone. What does not fill the last batch of an epoch is left out.
+        The shard's rows of each batch. Batches are a function of seed and step alone, whatever the number of shards.
+        What does not fill the last batch of an epoch is left out.
         """
 
 
@@ -41,11 +58,12 @@ class Arrays:
     def take(self, indices: np.ndarray) -> "Arrays":
         return Arrays(self.images[indices], self.labels[indices])
 
-    def in_order(self) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(_tensors(self.images, self.labels))
+    def in_order(self, shard: Shard = WHOLE) -> tf.data.Dataset:
+        pictures = tf.data.Dataset.from_tensor_slices(_tensors(self.images, self.labels))
+        return pictures.shard(shard.count, shard.index)
 
-    def shuffled(self, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
-        return _shuffled(self.images, self.labels, batch_size, seed, first_step)
+    def shuffled(self, batch_size: int, seed: int, first_step: int, shard: Shard = WHOLE) -> tf.data.Dataset:
+        return _shuffled(self.images, self.labels, batch_size, seed, first_step, shard)
 
 
 @dataclass(frozen=True)
@@ -63,15 +81,16 @@ class Files:
     def take(self, indices: np.ndarray) -> "Files":
         return Files(self.paths[indices], self.labels[indices])
 
-    def in_order(self) -> tf.data.Dataset:
+    def in_order(self, shard: Shard = WHOLE) -> tf.data.Dataset:
         paths = tf.data.Dataset.from_tensor_slices(_tensors(self.paths, self.labels))
+        paths = paths.shard(shard.count, shard.index)  # before a file is read
         return paths.map(lambda path, label: (tf.io.read_file(path), label))
 
-    def shuffled(self, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
+    def shuffled(self, batch_size: int, seed: int, first_step: int, shard: Shard = WHOLE) -> tf.data.Dataset:
         def read(step: tf.Tensor, paths: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             return step, tf.map_fn(tf.io.read_file, paths), labels
 
-        return _shuffled(self.paths, self.labels, batch_size, seed, first_step).map(read)
+        return _shuffled(self.paths, self.labels, batch_size, seed, first_step, shard).map(read)
 
 
 def _tensors(sources: np.ndarray, labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
@@ -80,7 +99,9 @@ def _tensors(sources: np.ndarray, labels: np.ndarray) -> tuple[tf.Tensor, tf.Ten
         return tf.constant(sources), tf.constant(labels)
 
 
-def _shuffled(sources: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
+def _shuffled(
+    sources: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, first_step: int, shard: Shard
+) -> tf.data.Dataset:
     total, steps = len(labels), len(labels) // batch_size
     all_sources, all_labels = _tensors(sources, labels)
 
@@ -88,7 +109,7 @@ def _shuffled(sources: np.ndarray, labels: np.ndarray, batch_size: int, seed: in
         # Not index_shuffle, which needs no memory: of a few hundred places it leaves some epochs nearly in order.
         order = tf.random.experimental.stateless_shuffle(tf.range(total, dtype=tf.int64), tf.stack([seed, number]))
         first = tf.maximum(first_step - number * steps, 0)
-        batches = tf.reshape(order[: steps * batch_size], [steps, batch_size])[first:]
+        batches = tf.reshape(order[: steps * batch_size], [steps, batch_size])[first:, shard.rows(batch_size)]
         return tf.data.Dataset.from_tensor_slices(batches).enumerate(number * steps + first)
 
     def batch(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

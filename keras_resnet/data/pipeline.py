@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from . import views
-from .dataset import Arrays, Split
+from .dataset import WHOLE, Arrays, Shard, Split
 from .preprocessing import Preprocessing, decode, normalize, test_view
 from .test_views import VIEWS
 
@@ -29,26 +29,31 @@ def train_batches(
     lighting: float = 0.0,
     seed: int = 0,
     first_step: int = 0,
+    shard: Shard = WHOLE,
 ) -> tf.data.Dataset:
-    """The endless batches `(images, labels)` of the training steps from `first_step` on.
+    """The endless batches `(images, labels)` of the training steps from `first_step` on, or a shard of each.
 
     Each epoch is a new order of the whole split; what does not fill its last batch is left out.
-    Images float32 `[batch, size, size, 3]`, labels int32 `[batch]`.
+    Images float32 `[batch / shards, size, size, 3]`, labels int32 `[batch / shards]`.
     Raises `ValueError` where the split does not fill one batch.
     """
     steps_per_epoch(split, batch_size)
     size = preprocessing.crop
+    rows = shard.rows(batch_size)
 
+    # Random numbers are drawn for the whole batch, so that a picture's are the same whichever host it is on.
     def augment(step: tf.Tensor, pictures: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         key = tf.stack([seed, step])
         if lighting:
-            pictures = views.lighting(pictures, lighting, tf.random.experimental.stateless_fold_in(key, 1))
+            fold = tf.random.experimental.stateless_fold_in(key, 1)
+            pictures = views.lighting(pictures, lighting, tf.random.stateless_normal([batch_size, 3], fold)[rows])
         pictures = normalize(preprocessing, pictures)
         if augmentation in ("pad-crop", "pad-crop-flip"):
-            pictures = views.pad_crop(pictures, size // 8, augmentation == "pad-crop-flip", key)
+            draws = tf.random.stateless_uniform([batch_size, 3], key)[rows]
+            pictures = views.pad_crop(pictures, size // 8, augmentation == "pad-crop-flip", draws)
         return pictures, labels
 
-    batches = split.shuffled(batch_size, seed, first_step)
+    batches = split.shuffled(batch_size, seed, first_step, shard)
     if isinstance(split, Arrays) and augmentation != "scale-crop-flip":
         # Pictures of one size are resized and cropped a whole batch at a time.
         batches = _parallel(
@@ -57,8 +62,8 @@ def train_batches(
         return batches.prefetch(PREFETCH).with_options(_options())
 
     def draw(step: tf.Tensor, pictures: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        draws = tf.random.stateless_uniform([batch_size, views.DRAWS], tf.stack([seed, step]))
-        return tf.repeat(step, batch_size), pictures, draws, labels
+        draws = tf.random.stateless_uniform([batch_size, views.DRAWS], tf.stack([seed, step]))[rows]
+        return tf.repeat(step, batch_size // shard.count), pictures, draws, labels
 
     def view(step: tf.Tensor, picture: tf.Tensor, draw: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if augmentation == "scale-crop-flip":
@@ -67,14 +72,18 @@ def train_batches(
 
     examples = _parallel(batches.map(draw).unbatch(), view)
     batches = _parallel(
-        examples.batch(batch_size, drop_remainder=True),
+        examples.batch(batch_size // shard.count, drop_remainder=True),
         lambda steps, pictures, labels: augment(steps[0], pictures, labels),
     )
     return batches.prefetch(PREFETCH).with_options(_options())
 
 
-def test_batches(split: Split, preprocessing: Preprocessing, batch_size: int) -> tf.data.Dataset:
+def test_batches(
+    split: Split, preprocessing: Preprocessing, batch_size: int, shard: Shard = WHOLE
+) -> tf.data.Dataset:
     """Every picture of the split once, in order, in the single test view; the last batch is what is left.
+
+    Of a shard every `count`-th picture, in batches of `batch_size` too.
 
     Images float32 `[<= batch, size, size, 3]`, labels int32 `[<= batch]`.
     """
@@ -84,7 +93,7 @@ def test_batches(split: Split, preprocessing: Preprocessing, batch_size: int) ->
             images = test_view(preprocessing, images)
         return normalize(preprocessing, images), labels
 
-    examples = split.in_order()
+    examples = split.in_order(shard)
     if not isinstance(split, Arrays):
         examples = _parallel(
             examples, lambda picture, label: (test_view(preprocessing, decode(picture)[tf.newaxis])[0], label)

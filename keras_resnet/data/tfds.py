@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .dataset import TEST_SHARE, Arrays, Dataset, hold_out, hold_out_test
+from .dataset import TEST_SHARE, WHOLE, Arrays, Dataset, Shard, hold_out, hold_out_test
 
 IN_MEMORY = 2**30
 """bytes of pictures up to which a data set of one size is read into memory"""
@@ -34,16 +34,18 @@ class Records:
     def __len__(self) -> int:
         return self.builder.info.splits[self.split].num_examples
 
-    def in_order(self) -> tf.data.Dataset:
-        """`(encoded picture, label)`, each once."""
-        return self._read(tf.data.Dataset.range(len(self._files())), 1)
+    def in_order(self, shard: Shard = WHOLE) -> tf.data.Dataset:
+        """`(encoded picture, label)`, each once; of a shard every `count`-th."""
+        return self._read(tf.data.Dataset.range(len(self._files())), 1).shard(shard.count, shard.index)
 
-    def shuffled(self, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
-        """Endless `(step, encoded pictures [batch], labels [batch])` from `first_step` on; each epoch in a new order.
+    def shuffled(self, batch_size: int, seed: int, first_step: int, shard: Shard = WHOLE) -> tf.data.Dataset:
+        """Endless `(step, encoded pictures [share], labels [share])` from `first_step` on; each epoch in a new order.
 
         The files in a new order, and a buffer of pictures out of several of them at a time. Both follow from the
-        seed and the epoch, so that a training that goes on reads, without decoding, up to where it was.
+        seed and the epoch, so that a training that goes on reads, without decoding, up to where it was. In the same
+        way each shard reads the whole of every batch, and hands on its rows alone.
         """
+        rows = shard.rows(batch_size)
         steps = len(self) // batch_size
         files = len(self._files())
 
@@ -56,7 +58,9 @@ class Records:
             examples = self._read(tf.data.Dataset.from_tensor_slices(order), OPEN_FILES)
             examples = examples.shuffle(SHUFFLE_BUFFER, seed=bits, reshuffle_each_iteration=False)
             batches = examples.batch(batch_size, drop_remainder=True)
-            return batches.enumerate(number * steps).map(lambda step, batch: (step, *batch))
+            return batches.enumerate(number * steps).map(
+                lambda step, batch: (step, *(column[rows] for column in batch))
+            )
 
         epochs = tf.data.Dataset.counter(first_step // steps)
         return epochs.flat_map(epoch).skip(first_step % steps)

@@ -1,4 +1,4 @@
-"""Every augmentation of the training pictures, as pure functions of the pictures and a seed.
+"""Every augmentation of the training pictures, as pure functions of the pictures and their random numbers.
 
 The pictures of a batch take their random numbers from one draw, row by row: what happens to a picture
 is decided by the seed and its place in the global batch, and by nothing else.
@@ -22,13 +22,14 @@ EIGENVECTORS = np.array(
 """one component a column"""
 
 
-def pad_crop(images: tf.Tensor, padding: int, flip: bool, seed: tf.Tensor) -> tf.Tensor:
+def pad_crop(images: tf.Tensor, padding: int, flip: bool, draws: tf.Tensor) -> tf.Tensor:
     """Section 4.2: pad with zeros on each side, take a random crop of the old size; with `flip`, mirror half of them.
 
-    `images`: `[N, H, W, C]`, already centred so that zero is the mean; `seed`: int `[2]`. Returns the same shape.
+    `images`: `[N, H, W, C]`, already centred so that zero is the mean; `draws`: uniform numbers in [0, 1) for each,
+    top, left and mirror, float32 `[N, 3]`. Returns the same shape.
     """
-    batch, height, width = tf.unstack(tf.shape(images)[:3])
-    top, left, mirror = tf.split(tf.random.stateless_uniform([batch, 3], seed), 3, axis=1)
+    height, width = tf.unstack(tf.shape(images)[1:3])
+    top, left, mirror = tf.split(draws, 3, axis=1)
     positions = 2 * padding + 1
     rows = tf.range(height) + tf.cast(top * positions, tf.int32)
     columns = tf.range(width)
@@ -156,11 +157,13 @@ def _antialiased(pixels: tf.Tensor, crop: Crop, step: tf.Tensor, begin: tf.Tenso
     return tf.cond(crop.mirror, lambda: tf.reverse(picture, [1]), lambda: picture)
 
 
-def lighting(images: tf.Tensor, deviation: float, seed: tf.Tensor) -> tf.Tensor:
+def lighting(images: tf.Tensor, deviation: float, draws: tf.Tensor) -> tf.Tensor:
     """AlexNet's colour shift: to all pixels of a picture, add a random step along each principal component.
 
     The step is normal, `deviation` (AlexNet: 0.1) times the eigenvalue. `images`: RGB in 0 to 255, float32
-    `[N, H, W, 3]`; `seed`: int `[2]`. Returns the same shape; values can leave 0 to 255.
+    `[N, H, W, 3]`; `draws`: standard normal numbers for each picture, one a component, float32 `[N, 3]`. Returns the
+    same shape; values can leave 0 to 255.
     """
-    steps = tf.random.stateless_normal([tf.shape(images)[0], 3], seed, stddev=255 * deviation) * EIGENVALUES
-    return images + tf.matmul(steps, EIGENVECTORS, transpose_b=True)[:, tf.newaxis, tf.newaxis]
+    steps = 255 * deviation * draws * EIGENVALUES
+    # Not by `matmul`, which rounds a row otherwise with fewer rows beside it.
+    return images + tf.reduce_sum(steps[:, tf.newaxis] * EIGENVECTORS, axis=-1)[:, tf.newaxis, tf.newaxis]

@@ -1,0 +1,408 @@
+"""Several replicas and several workers against one device.
+
+Where weights are compared, networks compute in float64: in float32 two trainings that differ in the last bit of one
+weight differ visibly after twenty steps, on one device too (`scripts/bench_distribution.py` shows it), and so say
+nothing.
+"""
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resnet import ResNet, data, distribution
+from keras_resnet.distribution import prepare, require_even, strategy, worker, workers
+from keras_resnet.evaluate import test_probabilities as probabilities_of  # not a test
+from keras_resnet.export import export
+from keras_resnet.recipe import RECIPES
+from keras_resnet.run import Run
+from keras_resnet.spec import ResNetSpec
+from keras_resnet.train import train
+
+LAUNCH = Path(__file__).parent.parent / "scripts" / "launch_local.sh"
+SMALL = ResNetSpec(stem="cifar", block="basic", blocks=(1, 1), width=4, shortcut="A")
+REPLICAS = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+ALONE = tf.distribute.get_strategy()
+
+
+@pytest.fixture
+def float64():
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def pictures(count, batch_size, drop_remainder=False):
+    digits = data.load("digits").train
+    pairs = tf.data.Dataset.from_tensor_slices((digits.images[:count] / 16.0, digits.labels[:count]))
+    return pairs.batch(batch_size, drop_remainder)
+
+
+def compiled(within, *, spec=SMALL, **arguments):
+    keras.utils.set_random_seed(1)
+    with within.scope():
+        model = prepare(ResNet(spec, input_shape=(8, 8, 3), classes=10, **arguments.pop("build", {})))
+        model.compile(
+            keras.optimizers.SGD(0.1, momentum=0.9),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            **arguments,
+        )
+    return model
+
+
+def same_weights(ours, theirs, tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+def statistics(model):
+    """Every moving statistic, a row a replica."""
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for norm in norms:
+        for variable in (norm.moving_mean, norm.moving_variance):
+            yield np.stack([copy.numpy() for copy in REPLICAS.experimental_local_results(variable.value)])
+
+
+# Last batches of one picture, of fewer pictures than replicas, and first batches that do not divide.
+RAGGED = [(129, 64), (9, 64), (1, 64), (67, 32)]
+FAST = [(9, 64, 1), (129, 64, 2)]
+SLOW = [(*sizes, executed) for sizes in RAGGED for executed in (1, 2) if (*sizes, executed) not in FAST]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "steps_per_execution"),
+    FAST + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW],
+)
+@pytest.mark.usefixtures("float64")
+def test_batches_that_do_not_divide(count, batch_size, steps_per_execution):
+    """The same weights, loss and evaluation as one device, every picture counted once."""
+    results = []
+    for within, executed in ((ALONE, 1), (REPLICAS, steps_per_execution)):
+        model = compiled(within, steps_per_execution=executed)
+        history = model.fit(pictures(count, batch_size), epochs=3, verbose=0).history["loss"]
+        results.append(
+            (
+                history,
+                model.evaluate(pictures(101, 10), verbose=0),
+                model.predict(pictures(101, 10).map(lambda images, _: images), verbose=0),
+                model.get_weights(),
+            )
+        )
+    alone, replicas = results
+    np.testing.assert_allclose(replicas[0], alone[0], rtol=1e-6)
+    np.testing.assert_allclose(replicas[1], alone[1], rtol=1e-6)
+    np.testing.assert_allclose(replicas[2], alone[2], atol=1e-6)
+    same_weights(replicas[3], alone[3], 1e-6)
+    for rows in statistics(model):
+        assert (rows == rows[0]).all()
+
+
+def test_batch_norm_of_each_replica_keeps_the_mean_of_their_statistics():
+    """Momentum 0.9: after one step a tenth of the mean over replicas of their halves' means."""
+    model = compiled(REPLICAS, build={"synchronized": False})
+    first = model.get_layer("conv1_conv")
+    (images, labels), *_ = pictures(64, 64)
+    halves = [tf.nn.conv2d(half, first.kernel.numpy(), 1, "SAME").numpy() for half in tf.split(tf.cast(images, tf.float32), 2)]
+    model.fit(pictures(64, 64, drop_remainder=True), verbose=0)
+    wanted = 0.1 * np.mean([half.mean(axis=(0, 1, 2)) for half in halves], axis=0)
+    np.testing.assert_allclose(model.get_layer("conv1_bn").moving_mean.numpy(), wanted, atol=1e-6)
+    for rows in statistics(model):
+        assert (rows == rows[0]).all()
+
+
+def test_such_batch_norm_refuses_batches_of_unknown_size():
+    model = compiled(REPLICAS, build={"synchronized": False})
+    with pytest.raises(ValueError, match="drop_remainder=True, or build the network with synchronized=True"):
+        model.fit(pictures(65, 64), verbose=0)
+
+
+def test_what_prepare_refuses(monkeypatch):
+    model = ResNet(SMALL, input_shape=(8, 8, 3), classes=10)
+    assert prepare(model) is model
+    with REPLICAS.scope(), pytest.raises(ValueError, match="built outside of the strategy's scope"):
+        prepare(model)
+    monkeypatch.setattr(keras, "__version__", "3.16.0")
+    assert prepare(model) is model, "one device needs nothing of Keras' private parts"
+    with REPLICAS.scope():
+        model = ResNet(SMALL, input_shape=(8, 8, 3), classes=10)
+    with pytest.raises(ValueError, match=r"Keras is 3.16.0; .* Keras 3.15 only.*pip install 'keras==3.15"):
+        prepare(model)
+
+
+def test_xla_is_refused():
+    model = compiled(REPLICAS, jit_compile=True)
+    with pytest.raises(ValueError, match="jit_compile is True"):
+        model.fit(pictures(64, 64), verbose=0)
+
+
+def test_a_prepared_network_is_saved_as_one_of_stock_layers(tmp_path):
+    model = compiled(REPLICAS)
+    model.fit(pictures(64, 64), verbose=0)
+    model.save(tmp_path / "model.keras")
+    code = """
+import sys
+sys.modules["keras_resnet"] = None
+import keras, numpy
+images = numpy.load(sys.argv[2])
+numpy.save(sys.argv[3], keras.models.load_model(sys.argv[1]).predict(images, verbose=0))
+"""
+    images = data.load("digits").test.images[:20].astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    files = [str(tmp_path / name) for name in ("model.keras", "images.npy", "outputs.npy")]
+    subprocess.run([sys.executable, "-I", "-c", code, *files], check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(files[2]), model.predict(images, verbose=0), atol=1e-6)
+
+
+def test_the_export_of_replicas_answers_as_they_were_evaluated(tmp_path):
+    """To 1e-5, each weight stored once."""
+    run = train(replace(RECIPES["digits-tiny"], epochs=1), tmp_path / "run", devices=("CPU:0", "CPU:1"))
+    wanted, _ = probabilities_of(run)
+    version = export(run.path, to=tmp_path)
+    encoded = [tf.io.encode_png(image) for image in data.load("digits").test.images]
+    answer = tf.saved_model.load(str(version)).signatures["serving_default"](image_bytes=tf.stack(encoded))
+    np.testing.assert_allclose(answer["probabilities"].numpy(), wanted, atol=1e-5)
+    stored = tf.train.list_variables(str(version / "variables" / "variables"))
+    values = sum(int(np.prod(shape)) for name, shape in stored if name.endswith("VARIABLE_VALUE"))
+    assert values <= keras.models.load_model(run.model_file).count_params()
+
+
+@pytest.mark.parametrize(("batch_size", "says"), [(63, "such as 62 or 64"), (1, "such as 2$")])
+def test_a_batch_that_cannot_be_shared_is_refused_with_those_that_can(tmp_path, batch_size, says):
+    recipe = replace(RECIPES["digits-tiny"], batch_size=batch_size)
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}, which 2 replicas cannot share alike.*{says}"):
+        train(recipe, tmp_path / "run", devices=("CPU:0", "CPU:1"))
+    assert not (tmp_path / "run").exists()
+    require_even(ALONE, 1)
+
+
+@pytest.mark.parametrize(("steps", "executed", "says"), [
+    (66, 4, "an epoch has 22 steps; give one of 1, 2, 11, 22"),
+    (64, 11, "an epoch has 22 steps and the last one 20; give one of 1, 2$"),
+    (64, 0, "steps_per_execution is 0"),
+])  # fmt: skip
+def test_executions_that_do_not_fit_an_epoch(tmp_path, steps, executed, says):
+    recipe = RECIPES["digits-tiny"].override(steps=steps)
+    with pytest.raises(ValueError, match=says):
+        train(recipe, tmp_path / "run", steps_per_execution=executed)
+
+
+def rows_of(run):
+    with open(run.history_file, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: float(v) for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def test_steps_per_execution_changes_nothing(tmp_path):
+    recipe = replace(RECIPES["digits-tiny"], deterministic=True, epochs=2)
+    one = train(recipe, tmp_path / "one")
+    many = train(recipe, tmp_path / "many", steps_per_execution=11)
+    assert rows_of(one) == rows_of(many)
+    for a, b in zip(*(keras.models.load_model(run.model_file).get_weights() for run in (one, many)), strict=True):
+        assert (a == b).all()
+
+
+@pytest.mark.parametrize("kind", ["arrays", "files"])
+@pytest.mark.parametrize(("augmentation", "lighting"), [("none", 0), ("pad-crop-flip", 0.1), ("scale-crop-flip", 0.1)])
+def test_shards_together_are_the_batch(tmp_path, kind, augmentation, lighting):
+    """Which picture, in which order, with which augmentation: the same whatever the number of hosts."""
+    split = data.load("digits").train.take(np.arange(100))
+    if kind == "files":
+        for i, image in enumerate(split.images):
+            path = tmp_path / str(split.labels[i]) / f"{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(tf.io.encode_png(image).numpy())
+        with pytest.warns(UserWarning, match="no test split"):
+            split = data.load(str(tmp_path)).train
+    preprocessing = data.per_channel_mean(8)
+    arguments = {"batch_size": 24, "augmentation": augmentation, "lighting": lighting, "seed": 5, "first_step": 2}
+
+    def batches(**shard):
+        return list(data.train_batches(split, preprocessing, **arguments, **shard).take(3).as_numpy_iterator())
+
+    whole, parts = batches(), [batches(shard=data.Shard(i, 3)) for i in range(3)]
+    for number, (images, labels) in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([part[number][0] for part in parts]), images)
+        np.testing.assert_array_equal(np.concatenate([part[number][1] for part in parts]), labels)
+    tested = [data.test_batches(split, preprocessing, 7, data.Shard(i, 3)) for i in range(3)]
+    found = sorted(int(label) for part in tested for _, labels in part for label in labels)
+    assert found == sorted(split.labels.tolist())
+
+
+def test_devices(monkeypatch):
+    assert strategy() is ALONE
+    assert strategy(["CPU:1"]).num_replicas_in_sync == 1
+    assert strategy(["CPU:0", "CPU:1"]).num_replicas_in_sync == 2
+    for devices in (["GPU:7"], ["CPU:0", "CPU:0"]):
+        with pytest.raises(ValueError, match=r"choose from CPU:0, CPU:1.*each once"):
+            strategy(devices)
+
+
+def cluster(jobs, kind, index=0):
+    return json.dumps({"cluster": jobs, "task": {"type": kind, "index": index}})
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "number"),
+    [
+        (cluster({"worker": ["a:1", "b:1", "c:1"]}, "worker", 2), 3, 2),
+        (cluster({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "worker", 0), 3, 1),
+        (cluster({"chief": ["a:1"], "worker": ["b:1"]}, "chief"), 2, 0),
+        (cluster({"worker": ["a:1"]}, "worker"), 1, 0),
+        ("{}", 1, 0),
+    ],
+)
+def test_who_is_who_by_tf_config(monkeypatch, config, count, number):
+    monkeypatch.setenv("TF_CONFIG", config)
+    assert (workers(), worker()) == (count, number)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("{", "TF_CONFIG is not usable"),
+        (cluster({"worker": ["a:1"], "ps": ["b:1"]}, "worker"), "jobs ps, worker"),
+        (cluster({"worker": ["a:1", "b:1"]}, "evaluator"), "this process is a 'evaluator'"),
+    ],
+)
+def test_a_cluster_of_something_else(monkeypatch, config, says):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match=says):
+        strategy()
+
+
+def test_devices_are_not_named_in_a_cluster(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", cluster({"worker": ["a:1", "b:1"]}, "worker"))
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES"):
+        strategy(["GPU:0"])
+
+
+@pytest.mark.parametrize("task", range(4))
+def test_who_is_who_by_slurm(monkeypatch, task):
+    """Two tasks on each of two nodes, as srun sets it: slurm.schedmd.com/srun.html, output environment variables."""
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    variables = {"STEP_NUM_TASKS": 4, "PROCID": task, "STEP_NODELIST": "node[1-2]", "STEP_TASKS_PER_NODE": "2(x2)"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert (workers(), worker()) == (4, task)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert (workers(), worker()) == (1, 0)
+
+
+# One process has one number of replicas: TensorFlow's collectives cannot be formed anew.
+TRAIN = """
+import sys
+import tensorflow as tf
+devices = sys.argv[2:]
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+from dataclasses import replace
+from keras_resnet import train
+from keras_resnet.recipe import RECIPES
+recipe = replace(RECIPES["digits-resnet20"], precision="float64", epochs=2)
+train.train(recipe, sys.argv[1], devices=devices)
+"""
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    """ResNet-20 for 44 steps with its augmentation, learning rate 0.1 and 0.01."""
+    folder = tmp_path_factory.mktemp("one")
+    subprocess.run([sys.executable, "-c", TRAIN, str(folder), "CPU:0"], check=True, capture_output=True)
+    return Run(folder)
+
+
+def launch(workers, *arguments, **options):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.Popen([LAUNCH, str(workers), *arguments], env=environment, start_new_session=True, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["2 replicas", "4 replicas", "2 processes"])
+def test_the_same_training_as_on_one_device(one_device, tmp_path, which):
+    number, kind = which.split()
+    run = Run(tmp_path / "run")
+    if kind == "replicas":
+        devices = [f"CPU:{i}" for i in range(int(number))]
+        subprocess.run([sys.executable, "-c", TRAIN, str(run.path), *devices], check=True, capture_output=True)
+    else:
+        process = launch(
+            2, "digits-resnet20", "--precision", "float64", "--epochs", "2", "--run-dir", str(run.path),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        out, err = process.communicate(timeout=500)
+        assert process.returncode == 0, err
+        assert out.count("trained: ") == 1 and err.count("epoch 2/2") == 1, "the chief alone speaks"
+    for ours, theirs in zip(rows_of(run), rows_of(one_device), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        for name in ("accuracy", "val_loss", "val_accuracy"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-6)
+    ours, theirs = (keras.models.load_model(r.model_file).get_weights() for r in (run, one_device))
+    same_weights(ours, theirs, 1e-4)
+
+
+@pytest.mark.slow
+def test_a_job_whose_worker_is_killed_goes_on_to_the_same_end(tmp_path):
+    """Either of the two, kill -9, at ten random steps; each time the job is started again with the same command."""
+    arguments = ["digits-tiny", "--epochs", "6", "--deterministic", "--checkpoint-seconds", "0.2", "--run-dir"]
+
+    def start(folder):
+        return launch(2, *arguments, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    whole = start(tmp_path / "whole")
+    assert whole.wait(timeout=300) == 0, whole.stderr.read()
+    wanted = keras.models.load_model(tmp_path / "whole" / "model.keras").get_weights()
+    chance, resumed = random.Random(1), 0
+    for number in range(10):
+        folder = tmp_path / str(number)
+        process = start(folder)
+        last = chance.randrange(1, 6)
+        for line in process.stderr:
+            if line.startswith(f"epoch {last}/"):
+                break
+        time.sleep(chance.uniform(0, 0.5))
+        victims = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "keras-resnet"], capture_output=True, text=True)
+        os.kill(int(chance.choice(victims.stdout.split())), 9)
+        assert process.wait(timeout=120) != 0
+        said = process.stderr.read()
+        assert "Traceback" not in said
+        again = start(folder)
+        _, said = again.communicate(timeout=300)
+        assert again.returncode == 0, said
+        resumed += "going on from step" in said
+        ours = keras.models.load_model(folder / "model.keras").get_weights()
+        assert all((a == b).all() for a, b in zip(ours, wanted, strict=True))
+        assert rows_of(Run(folder)) == rows_of(Run(tmp_path / "whole"))
+    assert resumed >= 8
+
+
+@pytest.mark.slow
+def test_one_worker_that_is_asked_to_stop_stops_all(tmp_path):
+    """SIGTERM to either of them: both save the same step and end, and the job goes on from there."""
+    arguments = ["digits-tiny", "--epochs", "40", "--checkpoint-seconds", "1000", "--run-dir", str(tmp_path / "run")]
+    process = launch(2, *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("epoch 2/"):
+            break
+    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "keras-resnet"], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[-1]), 15)
+    assert process.wait(timeout=60) == 130
+    assert process.stderr.read().count("stopped; a training goes on") == 2
+    (saved,) = Run(tmp_path / "run").checkpoints.glob("step-*.npz")
+    process = launch(2, *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "going on from step" in line:
+            break
+    process.terminate()
+    assert process.wait(timeout=120) in (130, 143)
+    assert f"going on from step {int(saved.stem.removeprefix('step-'))} of 880" in line

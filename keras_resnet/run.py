@@ -45,6 +45,12 @@ class Run:
         return self.path / "provenance.json"
 
     @property
+    def data_file(self) -> Path:
+        """The data set that the run began with, as JSON: pictures of each class in each split, what was left out, and
+        where its test split comes from."""
+        return self.path / "data.json"
+
+    @property
     def labels_file(self) -> Path:
         """One class name a line, in the order of the network's outputs."""
         return self.path / "labels.txt"

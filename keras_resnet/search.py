@@ -163,7 +163,10 @@ def search(
 
 
 def _hold_out(recipe: Recipe, console: Console) -> Recipe:
+    """The recipe with a part of the training split to choose by, where the data set has no validation split."""
     dataset = start.dataset(recipe)
+    if dataset.validation is not None:
+        return recipe
     holdout = max(1, round(HOLDOUT * len(dataset.train)))
     console.print(
         f"{dataset.name}: {holdout} of {len(dataset.train)} training pictures are held out to choose by",

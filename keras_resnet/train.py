@@ -52,6 +52,7 @@ def train(
         begun = start.find(recipe)
         preprocessing = begun.preprocessing or data.preprocessing_for(dataset, recipe.image_size)
         run.begin(recipe)  # only now: what was wrong with the data may be mended by another recipe
+        start.keep(run, dataset)
         _report_classes(recipe, dataset, console)
         write_text(run.labels_file, "".join(f"{label}\n" for label in dataset.labels))
         write_text(run.preprocessing_file, preprocessing.to_json())

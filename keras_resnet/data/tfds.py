@@ -84,6 +84,13 @@ class Records:
         return order.interleave(records, cycle_length=open_files, block_length=1).map(example)
 
 
+def knows(name: str) -> bool:
+    """Whether that is the name of a data set of tensorflow-datasets."""
+    import tensorflow_datasets as tfds
+
+    return name in tfds.list_builders(with_community_datasets=False)
+
+
 def load(name: str, data_dir: str | None, *, holdout: int, seed: int) -> Dataset:
     """Any data set of pictures with one label each, such as "cifar10", "imagenet2012" or "eurosat/rgb".
 

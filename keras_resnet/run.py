@@ -151,6 +151,14 @@ class Run:
         finally:
             lock.release()
 
+    def is_busy(self) -> bool:
+        """Whether another process is training in the folder."""
+        try:
+            with self.alone():
+                return False
+        except ValueError:
+            return True
+
     def require_trained(self) -> None:
         """Raises `ValueError` unless the run is there and its training is complete."""
         self.recipe()

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import grpc
 import keras
 import keras_tuner
+import numpy as np
 import tensorflow as tf
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial
@@ -32,6 +34,8 @@ from .train import train
 Algorithm = Literal["random", "bayesian", "hyperband"]
 
 OBJECTIVE = "validation_error"
+
+BACK = "when it is back, start this worker again under its name, and it goes on"
 
 HOLDOUT = 0.1
 """share of the training split that a search keeps to choose by, where the recipe keeps none"""
@@ -157,6 +161,8 @@ def search(
         except FatalError as error:
             assert error.__cause__ is not None
             raise error.__cause__ from None
+        except grpc.RpcError as error:
+            raise ValueError(f"the chief of the search does not answer ({error.code().name}); {BACK}") from None
         except RuntimeError as error:  # its own: a variable is missing, or one trial after another has failed
             raise ValueError(f"keras-tuner: {error}") from error
     return found
@@ -216,6 +222,8 @@ class _Saved:
     get_state: Callable[[], dict[str, Any]]
     set_state: Callable[[dict[str, Any]], None]
     trials: dict[str, Trial]
+    ongoing_trials: dict[str, Trial]
+    """by the name of the worker"""
 
     def save(self) -> None:
         state = self.get_state() | {"trials": [trial.get_state() for trial in self.trials.values()]}
@@ -232,9 +240,12 @@ class _Saved:
             self.set_state(state)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.found.oracle_file} is damaged ({error!r}); give another --run-dir") from None
-        self.ongoing_trials: dict[str, Trial] = {}
+        running = [name for name, trial in self.trials.items() if trial.status == "RUNNING"]
+        # Where a chief is started again, its workers may have gone on.
+        busy = {name for name in running if self.found.trial(name).is_busy()}
+        self.ongoing_trials = {tuner: trial for tuner, trial in self.ongoing_trials.items() if trial.trial_id in busy}
         # The last comes first; a process that died may have ended a trial and not said so.
-        self._retry_queue = [name for name, trial in reversed(self.trials.items()) if trial.status == "RUNNING"]
+        self._retry_queue = [name for name in reversed(running) if name not in busy]
         self.save()  # it may also have died before it wrote the table
 
 
@@ -243,7 +254,10 @@ class _Random(_Saved, RandomSearchOracle):
 
 
 class _Bayesian(_Saved, BayesianOptimizationOracle):
-    pass
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        # Its state does not hold this one: so that a search that goes on proposes what it would have.
+        self._random_state = np.random.RandomState(self.seed + len(self.trials))
+        return super().populate_space(trial_id)
 
 
 class _Hyperband(_Saved, HyperbandOracle):
@@ -313,6 +327,12 @@ class _Tuner(BaseTuner):
         except Exception as error:  # ends the search; keras-tuner would count it as a failure of the trial's values
             raise FatalError from error
         return {OBJECTIVE: _validation_error(run)}
+
+    def _run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._run_and_update_trial(trial, *args, **kwargs)
+        except grpc.RpcError as error:  # keras-tuner would count it as a failure of the trial
+            raise FatalError from ValueError(f"the chief of the search does not answer ({error.code().name}); {BACK}")
 
     def save(self) -> None:
         """What there is to keep is the oracle's."""

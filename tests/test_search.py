@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import keras
@@ -144,11 +145,14 @@ def test_it_is_chosen_by_pictures_held_out_of_training(tmp_path, capsys):
     assert float(found.trials()[0]["validation_error"]) == pytest.approx(error, abs=1e-4)
 
 
+@pytest.mark.parametrize("algorithm", ["random", "bayesian", "hyperband"])
 @pytest.mark.usefixtures("quick_trials")
-def test_more_trials_go_on_where_fewer_ended(tmp_path):
-    whole = search(TINY, tmp_path / "whole", trials=6)
-    for trials in (2, 2, 6):
-        found = search(TINY, tmp_path / "parts", trials=trials)
+def test_more_trials_go_on_where_fewer_ended(algorithm, tmp_path):
+    """The Bayesian one proposes at random at first, three times for each axis, and then by its model of the errors."""
+    arguments = {"over": ("learning_rate", "warmup"), "algorithm": algorithm}
+    whole = search(TINY, tmp_path / "whole", trials=9, **arguments)
+    for trials in (2, 2, 7, 9):
+        found = search(TINY, tmp_path / "parts", trials=trials, **arguments)
         assert len(found.trials()) == trials
     assert found.trials() == whole.trials()
 
@@ -350,30 +354,38 @@ def test_a_killed_search_goes_on_and_its_best_recipe_trains_to_the_error_it_repo
 
 @pytest.mark.slow
 def test_two_workers_share_a_search(tmp_path):
-    """A chief and two workers; one of the workers is killed -9 in its first trial and started again."""
+    """A chief and two workers. In the first trials one worker and then the chief is killed -9 and started again; the
+    other worker goes on with its trial meanwhile, and no trial is trained twice."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [*COMMAND, "--trials", "6", "--epochs", "2", "--checkpoint-seconds", "0.1", "--run-dir", str(tmp_path)]
+    folder = tmp_path / "search"
+    command = [*COMMAND, "--trials", "6", "--epochs", "4", "--checkpoint-seconds", "0.1", "--run-dir", str(folder)]
 
-    def start(tuner):
+    def start(tuner, says):
         names = {"TUNER_ID": tuner, "ORACLE_IP": "127.0.0.1", "ORACLE_PORT": str(port)}
         variables = {f"KERASTUNER_{name}": value for name, value in names.items()}
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | variables)
+        with open(tmp_path / says, "w") as file:
+            return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=os.environ | variables)
 
-    chief, first, second = (start(tuner) for tuner in ("chief", "tuner0", "tuner1"))
-    for line in first.stderr:
-        if line.startswith("epoch"):
-            break
-    first.kill()
-    first.communicate()
-    again = start("tuner0")
-    said = [process.communicate(timeout=300)[1] for process in (again, second, chief)]
-    assert [process.returncode for process in (again, second, chief)] == [0, 0, 0]
-    trials = [{line.split()[1] for line in text.splitlines() if line.startswith("trial")} for text in said]
+    chief, first, second = start("chief", "chief"), start("tuner0", "first"), start("tuner1", "second")
+    while not all("epoch" in (tmp_path / says).read_text() for says in ("first", "second")):
+        assert None is chief.poll() is first.poll() is second.poll()
+        time.sleep(0.1)
+    for process in (first, chief):
+        process.kill()
+        process.wait()
+    busy = [trial.name for trial in (folder / "trials").iterdir() if Run(trial).is_busy()]
+    assert len(busy) == 1, "the other worker is at it"
+    again, chief = start("tuner0", "again"), start("chief", "chief again")
+    assert [process.wait(timeout=300) for process in (again, second, chief)] == [0, 0, 0]
+    said = [(tmp_path / says).read_text() for says in ("again", "second", "chief again")]
+    # What a worker finished while there was no chief may be given to the other, who finds it trained.
+    trials = [[part.split(":")[0] for part in text.split("trial ")[1:] if "epoch" in part] for text in said]
     assert trials[0] and trials[1] and not trials[2], "the chief does not train"
-    assert trials[0] | trials[1] == {f"{number}:" for number in range(6)} and not trials[0] & trials[1]
-    rows = Search(tmp_path).trials()
+    assert sorted(trials[0] + trials[1]) == [str(number) for number in range(6)]
+    found = Search(folder)
+    rows = found.trials()
     assert len(rows) == 6 and {row["status"] for row in rows} == {"completed"}
-    best = Recipe.from_json(Search(tmp_path).best_file.read_text())
-    assert best == replace(Search(tmp_path).trial(rows[0]["trial"]).recipe(), name=best.name)
+    best = Recipe.from_json(found.best_file.read_text())
+    assert best == replace(found.trial(rows[0]["trial"]).recipe(), name=best.name)

@@ -18,11 +18,10 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import data
-from keras_resnet import search as module
 from keras_resnet.cli import main
 from keras_resnet.recipe import RECIPES, Recipe
 from keras_resnet.run import Run, write_table
-from keras_resnet.search import AXES, Search, search
+from keras_resnet.search import AXES, Search, folder, oracle, search, tuner
 from keras_resnet.spec import NETWORKS, cifar_spec
 
 TINY = replace(RECIPES["digits-tiny"], holdout=144)
@@ -39,7 +38,7 @@ def quick(recipe, run_dir, **_):
 
 @pytest.fixture
 def quick_trials(monkeypatch):
-    monkeypatch.setattr(module, "train", quick)
+    monkeypatch.setattr(tuner, "train", quick)
     monkeypatch.setattr(keras.utils, "clear_session", lambda: None)  # slow, and there is nothing to clear
 
 
@@ -160,7 +159,7 @@ def test_more_trials_go_on_where_fewer_ended(algorithm, tmp_path, monkeypatch):
         write_table(run.history_file, [{"epoch": 1, "val_accuracy": accuracy}])
         return run
 
-    monkeypatch.setattr(module, "train", rugged)
+    monkeypatch.setattr(tuner, "train", rugged)
     arguments = {"over": ("learning_rate", "warmup"), "algorithm": algorithm}
     whole = search(TINY, tmp_path / "whole", trials=9, **arguments)
     for trials in (2, 2, 7, 8, 9):
@@ -175,7 +174,6 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(algorithm, tmp_path, mon
     """Each write in turn fails, and all after it, as where the process died there; the search then goes on."""
     arguments = {"trials": 3, "over": ("learning_rate", "depth"), "algorithm": algorithm}
     whole = search(TINY, tmp_path / "whole", **arguments)
-    writes = {"write_text": module.write_text, "write_table": module.write_table}
     left = math.inf
 
     def failing(write):
@@ -188,8 +186,8 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(algorithm, tmp_path, mon
 
         return fail_or_write
 
-    for name, write in writes.items():
-        monkeypatch.setattr(module, name, failing(write))
+    for room, name in ((folder, "write_text"), (folder, "write_table"), (oracle, "write_text")):
+        monkeypatch.setattr(room, name, failing(getattr(room, name)))
     failures = 0
     while left >= 0:
         left = failures
@@ -214,11 +212,11 @@ def test_an_error_in_a_trial_ends_the_search_and_the_trial_is_tried_again(tmp_pa
 
     whole = search(TINY, tmp_path / "whole", trials=3)
     search(TINY, tmp_path / "other", trials=1)
-    monkeypatch.setattr(module, "train", broken)
+    monkeypatch.setattr(tuner, "train", broken)
     for _ in range(2):
         with pytest.raises(ValueError, match="batch_size is 2000"):
             search(TINY, tmp_path / "other", trials=3)
-    monkeypatch.setattr(module, "train", quick)
+    monkeypatch.setattr(tuner, "train", quick)
     assert search(TINY, tmp_path / "other", trials=3).trials() == whole.trials()
 
 
@@ -229,7 +227,7 @@ def test_a_loss_that_is_no_number_counts_as_all_wrong(tmp_path, monkeypatch, cap
             raise FloatingPointError("the loss is nan")
         return quick(recipe, run_dir)
 
-    monkeypatch.setattr(module, "train", diverging)
+    monkeypatch.setattr(tuner, "train", diverging)
     rows = search(TINY, tmp_path, trials=8, over=("learning_rate",)).trials()
     wrong = {row["trial"] for row in rows if float(row["learning_rate"]) > 0.1}
     assert 0 < len(wrong) < 8
@@ -244,7 +242,7 @@ def test_a_network_too_large_for_the_memory_is_a_failed_trial(tmp_path, monkeypa
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
         return quick(recipe, run_dir)
 
-    monkeypatch.setattr(module, "train", large)
+    monkeypatch.setattr(tuner, "train", large)
     try:
         found = search(TINY, tmp_path, trials=8, over=("depth", "learning_rate"))
     except ValueError as error:  # three in a row
@@ -371,8 +369,8 @@ def test_two_workers_share_a_search(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder = tmp_path / "search"
-    command = [*COMMAND, "--trials", "6", "--epochs", "4", "--checkpoint-seconds", "0.1", "--run-dir", str(folder)]
+    place = tmp_path / "search"
+    command = [*COMMAND, "--trials", "6", "--epochs", "4", "--checkpoint-seconds", "0.1", "--run-dir", str(place)]
 
     def start(tuner, says):
         names = {"TUNER_ID": tuner, "ORACLE_IP": "127.0.0.1", "ORACLE_PORT": str(port)}
@@ -387,7 +385,7 @@ def test_two_workers_share_a_search(tmp_path):
     for process in (first, chief):
         process.kill()
         process.wait()
-    busy = [trial.name for trial in (folder / "trials").iterdir() if Run(trial).is_busy()]
+    busy = [trial.name for trial in (place / "trials").iterdir() if Run(trial).is_busy()]
     assert len(busy) == 1, "the other worker is at it"
     again, chief = start("tuner0", "again"), start("chief", "chief again")
     assert [process.wait(timeout=300) for process in (again, second, chief)] == [0, 0, 0]
@@ -396,7 +394,7 @@ def test_two_workers_share_a_search(tmp_path):
     trials = [[part.split(":")[0] for part in text.split("trial ")[1:] if "epoch" in part] for text in said]
     assert trials[0] and trials[1] and not trials[2], "the chief does not train"
     assert sorted(trials[0] + trials[1]) == [str(number) for number in range(6)]
-    found = Search(folder)
+    found = Search(place)
     rows = found.trials()
     assert len(rows) == 6 and {row["status"] for row in rows} == {"completed"}
     best = Recipe.from_json(found.best_file.read_text())

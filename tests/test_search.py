@@ -149,7 +149,7 @@ def test_it_is_chosen_by_pictures_held_out_of_training(tmp_path, capsys):
 def test_more_trials_go_on_where_fewer_ended(algorithm, tmp_path, monkeypatch):
     """The Bayesian one proposes at random at first, three times for each axis, and then by its model of the errors.
 
-    The errors here are without order, so that its model has many optima and its random starts decide which one it finds.
+    The errors here are without order: its model has many optima, and its random starts decide which one it finds.
     """
 
     def rugged(recipe, run_dir, **_):

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "recipe": {"spec"},
     "analysis": {"spec"},
     "run": {"spec", "recipe"},
+    "tables": {"spec", "recipe", "analysis"},
     "data": set(),
     "model": {"spec"},
     "distribution": set(),
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     **dict.fromkeys(VERBS, NETWORK | TRAINING),
     "search": NETWORK | TRAINING | VERBS,
     "report": NETWORK | TRAINING | VERBS,
-    "cli": NETWORK | TRAINING | VERBS | {"search", "report"},
+    "cli": NETWORK | TRAINING | VERBS | {"search", "report", "tables"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from keras_resnet import data
+from keras_resnet.data import folder as folder_module
 
 
 def picture(seed=0, size=(40, 30), mode="RGB"):
@@ -250,15 +251,17 @@ def test_an_exif_orientation_is_said_and_not_applied(tmp_path):
     ("image", "reason"),
     [
         (Image.new("RGB", (202, 2)), "202 pixels long and 2 wide"),
-        (Image.new("1", (300, 300)), "more than 60,000 pixels"),
+        (Image.new("1", (300, 300)), "90,000 pixels; 60,000 at most"),
     ],
 )
 def test_pictures_that_would_fill_the_memory_are_broken_ones(tmp_path, image, reason, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)  # Pillow refuses twice as many
+    monkeypatch.setattr(folder_module, "MOST_PIXELS", 60_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)  # at which Pillow warns
     fill(tmp_path, ("a", "b"), 3)
     write(tmp_path / "a" / "long.png", encoded("png", image))
-    write(tmp_path / "b" / "large.png", encoded("png", Image.new("1", (200, 200))))  # at which Pillow only warns
-    with pytest.raises(ValueError, match=f"1 of 8 files.*\n.*long.png: {reason}"):
+    write(tmp_path / "b" / "large.png", encoded("png", Image.new("1", (200, 200))))
+    write(tmp_path / "b" / "large.jpg", encoded("jpeg", Image.new("L", (200, 200))))
+    with pytest.raises(ValueError, match=f"1 of 9 files.*\n.*long.png: {reason}"):
         data.load(str(tmp_path))
 
 

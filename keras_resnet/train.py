@@ -37,7 +37,7 @@ def train(
 
     Raises:
         ValueError: the recipe does not fit the data, or the folder holds another recipe's training.
-        OSError: the folder cannot be written. The last checkpoint stays whole.
+        OSError: the folder cannot be written, or a picture is gone meanwhile. The last checkpoint stays whole.
     """
     run = Run(Path(run_dir))
     console = console or Console(stderr=True)
@@ -221,6 +221,10 @@ def _fit(
                     shuffle=False,  # the pipeline orders the pictures
                     verbose=0,
                 )
+        except tf.errors.NotFoundError as error:
+            what = next((line for line in error.message.splitlines() if "; No such file" in line), "a file")
+            name = what.rpartition(": ")[2].partition(";")[0]
+            raise OSError(f"{name} was there when the training began; put it back, and the training goes on") from None
         finally:
             progress.stop()
             _freeze(model, "none")

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from keras_resnet import data
+from keras_resnet import train as training
 from keras_resnet.data import folder as folder_module
+from keras_resnet.recipe import RECIPES
 
 
 def picture(seed=0, size=(40, 30), mode="RGB"):
@@ -335,6 +337,28 @@ def test_a_file_instead_of_a_folder(tmp_path):
     write(tmp_path / "pets.zip", b"PK")
     with pytest.raises(ValueError, match="pets.zip is a file; give the folder of the pictures, unpacked"):
         data.load(str(tmp_path / "pets.zip"))
+
+
+@pytest.mark.filterwarnings("ignore:pets has no test split")
+def test_a_picture_that_is_gone_while_it_trains(tmp_path, monkeypatch):
+    """Said in a line with its name; put back, the training goes on."""
+    fill(tmp_path / "pets", ("a", "b"), 20)
+    kept = {file: file.read_bytes() for file in (tmp_path / "pets" / "a").iterdir()}
+    compile_for = training.compile_for
+
+    def lose_files(*arguments):
+        for file in kept:
+            file.unlink()
+        return compile_for(*arguments)
+
+    recipe = RECIPES["imagenet-tiny"].override(dataset=str(tmp_path / "pets"), steps=2)
+    monkeypatch.setattr(training, "compile_for", lose_files)
+    with pytest.raises(OSError, match=r"pets/a/\d+.jpg was there when the training began; put it back"):
+        training.train(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    for file, content in kept.items():
+        file.write_bytes(content)
+    assert training.train(recipe, tmp_path / "run").model_file.exists()
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10"])

@@ -173,8 +173,8 @@ def _builder(name: str, data_dir: str | None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError, ImportError) as error:
         raise ValueError(
-            f"no data set is called {name!r}; choose digits, synthetic or a name of tensorflow-datasets such as "
-            f"cifar10, cifar100, imagenet2012, or give a folder of pictures ({str(error).splitlines()[0]})"
+            f"no data set and no folder is called {name!r}; choose digits, synthetic or a name of tensorflow-datasets "
+            f"such as cifar10, cifar100, imagenet2012, or give a folder of pictures ({str(error).splitlines()[0]})"
         ) from None
     # Preparing it here would mean minutes of waiting for a network that may not be there.
     if not builder.is_prepared():

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 
+import grpc
 import keras
 import keras_tuner
 import numpy as np
@@ -294,6 +295,33 @@ def test_damaged_files_are_named(name, damage, tmp_path):
     (tmp_path / name).write_text(damage((tmp_path / name).read_text()))
     with pytest.raises(ValueError, match=f"{name} is damaged"):
         search(TINY, tmp_path, trials=3)
+
+
+@pytest.mark.parametrize("call", ["create_trial", "update_trial", "end_trial"])
+@pytest.mark.usefixtures("quick_trials")
+def test_a_worker_whose_chief_is_gone_says_so_and_no_trial_has_failed(call, tmp_path, monkeypatch):
+    """What grpc raises in a worker when its chief dies while it is asked."""
+
+    class Gone(grpc.RpcError):
+        def code(self):
+            return grpc.StatusCode.UNAVAILABLE
+
+    def gone(*_, **__):
+        raise Gone
+
+    with monkeypatch.context() as context:
+        context.setattr(keras_tuner.Oracle, call, gone)
+        with pytest.raises(ValueError, match=r"chief .* does not answer \(UNAVAILABLE\); .* start this worker again"):
+            search(TINY, tmp_path, trials=2)
+    assert [row["status"] for row in search(TINY, tmp_path, trials=2).trials()] == 2 * ["completed"]
+
+
+@pytest.mark.usefixtures("quick_trials")
+def test_a_validation_split_of_the_data_is_chosen_by(tmp_path, capsys, monkeypatch):
+    digits = data.load("digits")
+    monkeypatch.setattr(tuner.start, "dataset", lambda _: replace(digits, validation=digits.test))
+    found = search(replace(TINY, holdout=0), tmp_path, trials=1)
+    assert found.trial("0").recipe().holdout == 0 and "held out" not in capsys.readouterr().err
 
 
 def test_variables_that_are_missing(tmp_path, monkeypatch):

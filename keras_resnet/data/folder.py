@@ -171,7 +171,7 @@ def _sides(files: list[str]) -> Iterator[tuple[int, ...]]:
         paths = tf.data.Dataset.from_tensor_slices(tf.constant([os.fsencode(file) for file in files], tf.string))
     options = tf.data.Options()
     options.autotune.enabled = False  # as in the pipelines
-    # Threads of Python's, which take turns, are four times slower where pictures are small.
+    # Threads of Python's, which take turns, are slower than one alone where pictures are small.
     sides = iter(
         paths.map(
             lambda path: tf.shape(decode(tf.io.read_file(path)))[:2],

@@ -16,10 +16,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from . import __version__
-from .analysis import Summary, summarize
+from . import __version__, tables
+from .analysis import summarize
 from .recipe import RECIPES, Recipe
 from .spec import NETWORKS, PAPER_ERRORS, ResNetSpec, lookup, require
 
@@ -100,28 +99,8 @@ def list_(*, json: Flag = False) -> None:
     recipes = [asdict(recipe) | {"network": recipe.spec.name} for recipe in RECIPES.values()]
     if json:
         return _print_json({"networks": networks, "recipes": recipes})
-
-    table = _table("Networks", "name", ">parameters", ">multiply-adds", ">input", ">paper's error", "of")
-    for row in networks:
-        table.add_row(
-            row["name"],
-            f"{row['parameters']:,}",
-            f"{row['multiply_adds']:,}",
-            f"{row['input_size']} px",
-            _percent(row["paper_error"]),
-            row["paper_source"] or "",
-        )
-    _console().print(table)
-    table = _table(
-        "Recipes (keras-resnet train NAME)", "name", "network", "dataset", ">length", ">batch", ">paper's error"
-    )
-    for recipe in RECIPES.values():
-        paper = PAPER_ERRORS.get(recipe.spec.name) if recipe.dataset == "cifar10" else None
-        length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
-        table.add_row(
-            recipe.name, recipe.spec.name, recipe.dataset, length, str(recipe.batch_size), _percent(paper and paper[0])
-        )
-    _console().print(table)
+    _console().print(tables.networks(networks))
+    _console().print(tables.recipes(list(RECIPES.values())))
 
 
 def _show(default: ResNetSpec | None) -> Callable[..., None]:
@@ -159,49 +138,11 @@ def _show(default: ResNetSpec | None) -> Callable[..., None]:
             rows = [{"name": s.name, "spec": asdict(s)} | asdict(m) for s, m in zip(specs, summaries, strict=True)]
             return _print_json(rows[0] if compare is None else rows)
         for one, summary in zip(specs, summaries, strict=True):
-            _console().print(_stages(one, summary))
+            _console().print(tables.stages(one, summary))
         if compare is not None:
-            _console().print(_differences(specs, summaries))
+            _console().print(tables.differences(specs, summaries))
 
     return show
-
-
-def _stages(spec: ResNetSpec, summary: Summary) -> Table:
-    table = _table(
-        f"{spec.name}, {spec.depth} layers",
-        "stage", ">output", ">channels", "units", ">parameters", ">multiply-adds", ">receptive field",
-    )  # fmt: skip
-    kinds = iter(
-        " ".join(f"{c.kernel}x{c.kernel},{c.outputs}" for c in stage[0].convolutions) for stage in spec.stages()
-    )
-    for stage in summary.stages:
-        table.add_row(
-            stage.name,
-            "x".join(map(str, stage.output_size)),
-            str(stage.channels),
-            f"{stage.blocks} of [{next(kinds)}]" if stage.blocks else "",
-            f"{stage.parameters:,}",
-            f"{stage.multiply_adds:,}",
-            "whole picture" if stage.name == "head" else f"{stage.receptive_field} px",
-        )
-    table.add_section()
-    table.add_row("all", "", "", "", f"{summary.parameters:,}", f"{summary.multiply_adds:,}", "")
-    statistics = summary.total_parameters - summary.parameters
-    table.caption = f"{summary.total_parameters:,} parameters with the {statistics:,} moving statistics of batch norm"
-    return table
-
-
-def _differences(specs: list[ResNetSpec], summaries: list[Summary]) -> Table:
-    table = _table("Differences", "", *(f">{spec.name}" for spec in specs))
-    rows = [asdict(spec) | {"depth": spec.depth} for spec in specs]
-    for spec, row, summary in zip(specs, rows, summaries, strict=True):
-        row |= {"parameters": summary.parameters, "multiply-adds": summary.multiply_adds}
-        row["projections"] = sum(b.shortcut == "projection" for stage in spec.stages() for b in stage)
-        row["receptive field"] = summary.stages[-1].receptive_field
-    for field in rows[0]:
-        if rows[0][field] != rows[1][field]:
-            table.add_row(field, *(f"{v:,}" if isinstance(v := row[field], int) else str(v) for row in rows))
-    return table
 
 
 _ANY = next(iter(RECIPES.values()))
@@ -388,10 +329,7 @@ def _search(default: Recipe) -> Callable[..., None]:
         if json:
             return _print_json(rows)
         if rows:
-            table = _table(f"Trials of {recipe.name}", *(f">{name.replace('_', ' ')}" for name in rows[0]))
-            for row in rows:
-                table.add_row(*row.values())
-            _console().print(table)
+            _console().print(tables.trials(recipe.name, rows))
         if found.best_file.exists():
             print(f"next: keras-resnet train {found.best_file}")
 
@@ -403,24 +341,12 @@ def _usual(spec: ResNetSpec) -> tuple[int, int]:
     return (32, 10) if spec.stem == "cifar" else (224, 1000)
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f} %"
-
-
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120)
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A table whose columns are named; those that begin with `>` are set to the right."""
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
-    return table
 
 
 def _import_tensorflow() -> None:

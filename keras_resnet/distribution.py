@@ -5,6 +5,7 @@ same as one device would with the whole batch. Keras 3.15 alone does not: `prepa
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
@@ -30,8 +31,17 @@ def strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
 
     GPU memory is taken as it is needed, not all at once.
 
+    The same devices give the same strategy for the life of the process.
+
     Raises `ValueError` where a device is not there, or the environment describes something else than workers.
     """
+    return _strategy(tuple(devices))
+
+
+# A second strategy over the same devices would number what they do together like the first, and TensorFlow takes one
+# for the other.
+@functools.cache
+def _strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)

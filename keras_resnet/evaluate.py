@@ -36,7 +36,7 @@ def evaluate(
 
     Raises:
         ValueError: an argument is not one of its choices, the run is not there or not trained to its end, or its data
-            is missing or has other classes by now.
+            is missing, has other classes by now, or other pictures where the test split was held out of them.
     """
     run = Run(Path(run_dir))
     probabilities, labels = test_probabilities(run, views=views, scores=scores, batch_size=batch_size)
@@ -74,6 +74,8 @@ def test_probabilities(
     dataset = start.dataset(recipe)
     if dataset.labels != run.labels():
         raise ValueError(f"{recipe.dataset} has other classes than those {run.path} was trained on; see its labels.txt")
+    if dataset.test_held_out and run.data_file.exists():
+        start.require_same(run, dataset)  # with other pictures another part is held out: some were trained on
     model = load(run.model_file)
     if views == "multi-scale":
         model = _fully_convolutional(run, model)

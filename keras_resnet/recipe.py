@@ -39,7 +39,8 @@ class Recipe:
     skip_broken: bool = False
     """whether files in a folder that cannot be read as pictures are left out; else they are named and nothing starts"""
     holdout: int = 0
-    """pictures kept from the training split to validate on; 0: validate on the test split"""
+    """pictures kept from the training split to validate on; 0: validate on the data set's validation split where it has
+    one beside a test split, else on the test split"""
     augmentation: Augmentation = "none"
     """"pad-crop-flip": pad by an eighth of the side, take a random crop or its mirror image (section 4.2);
     "pad-crop": never the mirror image, for what has a left and a right; "scale-crop-flip": shorter side between 8/7 and

@@ -45,6 +45,12 @@ class Run:
         return self.path / "provenance.json"
 
     @property
+    def data_file(self) -> Path:
+        """The data set that the run began with, as JSON: pictures of each class in each split, what was left out, and
+        where its test split comes from."""
+        return self.path / "data.json"
+
+    @property
     def labels_file(self) -> Path:
         """One class name a line, in the order of the network's outputs."""
         return self.path / "labels.txt"
@@ -144,6 +150,14 @@ class Run:
             yield
         finally:
             lock.release()
+
+    def is_busy(self) -> bool:
+        """Whether another process is training in the folder."""
+        try:
+            with self.alone():
+                return False
+        except ValueError:
+            return True
 
     def require_trained(self) -> None:
         """Raises `ValueError` unless the run is there and its training is complete."""

@@ -1,14 +1,17 @@
 """What a recipe begins with: its data set, and weights that are random, published or those of an earlier run."""
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from . import data, weights
 from .recipe import Recipe
-from .run import Run
+from .run import Run, write_text
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,51 @@ def dataset(recipe: Recipe) -> data.Dataset:
         seed=recipe.seed,
         skip_broken=recipe.skip_broken,
     )
+
+
+def keep(run: Run, dataset: data.Dataset) -> None:
+    """Writes what the run's data set is, or raises `ValueError` where the run began with other pictures."""
+    if run.data_file.exists():
+        return require_same(run, dataset)
+    write_text(run.data_file, json.dumps(_describe(dataset), indent=2) + "\n")
+
+
+def require_same(run: Run, dataset: data.Dataset) -> None:
+    """Raises `ValueError` where the run began with other pictures, naming the first split that differs."""
+    try:
+        earlier, now = json.loads(run.data_file.read_text(encoding="utf-8"))["splits"], _describe(dataset)["splits"]
+        pairs = [(name, earlier.get(name), now.get(name)) for name in {**earlier, **now}]
+        counts = [[split and split["pictures"] for split in splits] for _, *splits in pairs]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{run.data_file} is damaged ({error!r})") from None
+    for (name, was, is_now), (before, after) in zip(pairs, counts, strict=True):
+        if was != is_now:
+            raise ValueError(
+                f"{dataset.name} has changed since {run.path} began: its {name} split had {before} pictures, now "
+                f"{after}{', some of them others' if before == after else ''}; put back what was there, or train anew"
+            )
+
+
+def _describe(dataset: data.Dataset) -> dict[str, Any]:
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {
+        "dataset": dataset.name,
+        "splits": {name: _describe_split(dataset, split) for name, split in splits.items() if split is not None},
+        "test_held_out": dataset.test_held_out,
+        "notes": list(dataset.notes),
+    }
+
+
+def _describe_split(dataset: data.Dataset, split: data.Split) -> dict[str, Any]:
+    """Of records, whose labels are not at hand, their number alone; of files their names too, as a hash."""
+    described: dict[str, Any] = {"pictures": len(split)}
+    if not isinstance(split, data.Records):
+        counts = data.class_counts(split, len(dataset.labels))
+        described["classes"] = dict(zip(dataset.labels, counts.tolist(), strict=True))
+    if isinstance(split, data.Files):
+        names = "\0".join(f"{path}\0{label}" for path, label in zip(split.paths, split.labels, strict=True))
+        described["files"] = f"sha256:{hashlib.sha256(names.encode()).hexdigest()}"
+    return described
 
 
 def find(recipe: Recipe) -> Start:

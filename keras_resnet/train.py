@@ -48,7 +48,8 @@ def train(
 
     Raises:
         ValueError: the recipe does not fit the data or the devices, or the folder holds another recipe's training.
-        OSError: the folder cannot be written, or another worker has ended. The last checkpoint stays whole.
+        OSError: the folder cannot be written, a picture is gone meanwhile, or another worker has ended. The last
+            checkpoint stays whole.
     """
     run = Run(Path(run_dir))
     strategy = distribution.strategy(devices)  # first of all: a cluster can be joined only before anything is computed
@@ -69,6 +70,7 @@ def train(
         _require_whole_executions(recipe.total_steps(steps), steps, steps_per_execution)
         if chief:
             run.begin(recipe)  # only now: what was wrong with the data may be mended by another recipe
+            start.keep(run, dataset)
             _report_classes(recipe, dataset, console)
             write_text(run.labels_file, "".join(f"{label}\n" for label in dataset.labels))
             write_text(run.preprocessing_file, preprocessing.to_json())
@@ -268,6 +270,10 @@ def _fit(
                     shuffle=False,  # the pipeline orders the pictures
                     verbose=0,
                 )
+        except tf.errors.NotFoundError as error:
+            what = next((line for line in error.message.splitlines() if "; No such file" in line), "a file")
+            name = what.rpartition(": ")[2].partition(";")[0]
+            raise OSError(f"{name} was there when the training began; put it back, and the training goes on") from None
         finally:
             progress.stop()
             _freeze(model, "none")

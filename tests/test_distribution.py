@@ -31,7 +31,7 @@ from keras_resnet.train import train
 
 LAUNCH = Path(__file__).parent.parent / "scripts" / "launch_local.sh"
 SMALL = ResNetSpec(stem="cifar", block="basic", blocks=(1, 1), width=4, shortcut="A")
-REPLICAS = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+REPLICAS = strategy(["CPU:0", "CPU:1"])
 ALONE = tf.distribute.get_strategy()
 
 

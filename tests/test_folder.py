@@ -1,5 +1,6 @@
 """People's own pictures: what is in their folders, and what is wrong with it."""
 
+import errno
 import io
 import json
 import os
@@ -12,6 +13,9 @@ import pytest
 from PIL import Image
 
 from keras_resnet import data
+from keras_resnet import train as training
+from keras_resnet.data import folder as folder_module
+from keras_resnet.recipe import RECIPES
 
 
 def picture(seed=0, size=(40, 30), mode="RGB"):
@@ -96,6 +100,11 @@ def test_training_on_the_rest(folder, tmp_path):
     assert json.loads((run / "evaluation.json").read_text())["images"] == 12
     (version,) = (pictures / "run").iterdir()
     assert (version / "assets" / "labels.txt").read_text().split() == ["cats", "dogs", "owls"]
+    kept = json.loads((run / "data.json").read_text())
+    assert kept["splits"]["train"]["classes"] == {"cats": 16, "dogs": 16, "owls": 16}
+    assert kept["splits"]["test"]["classes"] == {"cats": 4, "dogs": 4, "owls": 4}
+    assert kept["test_held_out"] and "kept out of training to test on" in kept["notes"][1]
+    assert all(name in kept["notes"][0] for name in BROKEN)
 
 
 @pytest.mark.parametrize("layout", ["pets", "train"])
@@ -196,6 +205,176 @@ def test_kinds_of_pictures_are_read_as_pillow_reads_them(tmp_path, image, kind, 
     theirs = np.repeat(theirs[..., None], 3, axis=2) if theirs.ndim == 2 else theirs
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).mean() < 2
+
+
+def test_all_kinds_of_pictures_are_trained_on(tmp_path):
+    """In the training view, which reads a part of a JPEG only, and the smallest and longest pictures among them."""
+    kinds = [
+        (picture(mode="L"), "jpeg", {}),
+        (picture(mode="CMYK"), "jpeg", {}),
+        (picture(), "jpeg", {"progressive": True}),
+        (picture(mode="RGBA"), "png", {}),
+        (picture(mode="P"), "png", {"transparency": 3}),
+        (Image.fromarray(np.asarray(picture(mode="L"), np.uint16) * 257), "png", {}),
+        (picture(mode="P"), "gif", {"save_all": True, "append_images": [picture(9, mode="P")]}),
+        (picture(), "bmp", {}),
+        (Image.new("RGB", (1, 1)), "png", {}),
+        (Image.new("RGB", (3, 300)), "jpeg", {}),
+    ]
+    for label in ("a", "b"):
+        for i, (image, kind, options) in enumerate(kinds):
+            write(tmp_path / label / f"{i}", encoded(kind, image, **options))
+    with pytest.warns(UserWarning, match="no test split"):
+        dataset = data.load(str(tmp_path))
+    preprocessing = data.preprocessing_for(dataset, 48)
+    for augmentation in ("none", "pad-crop-flip", "scale-crop-flip"):
+        batches = data.train_batches(dataset.train, preprocessing, batch_size=16, augmentation=augmentation)
+        images, labels = next(iter(batches))
+        assert images.shape == (16, 48, 48, 3) and np.isfinite(images).all() and sorted(labels) == 8 * [0] + 8 * [1]
+
+
+def test_an_exif_orientation_is_said_and_not_applied(tmp_path):
+    fill(tmp_path, ("a", "b"), 5)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees: EXIF 2.3, table 4
+    write(tmp_path / "a" / "phone.jpg", encoded("jpeg", exif=exif))
+    exif[0x0112] = 1
+    write(tmp_path / "b" / "upright.jpg", encoded("jpeg", exif=exif))
+    with pytest.warns(UserWarning) as warned:
+        dataset = data.load(str(tmp_path))
+    note = dataset.notes[0]
+    assert str(warned[0].message) == note
+    assert note.startswith(f"1 of 12 pictures in {tmp_path} are to be shown turned") and "phone.jpg" in note
+    assert "upright.jpg" not in note
+    assert data.decode((tmp_path / "a" / "phone.jpg").read_bytes()).shape == (30, 40, 3), "as stored"
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (Image.new("RGB", (202, 2)), "202 pixels long and 2 wide"),
+        (Image.new("1", (300, 300)), "90,000 pixels; 60,000 at most"),
+    ],
+)
+def test_pictures_that_would_fill_the_memory_are_broken_ones(tmp_path, image, reason, monkeypatch):
+    monkeypatch.setattr(folder_module, "MOST_PIXELS", 60_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)  # at which Pillow warns
+    fill(tmp_path, ("a", "b"), 3)
+    write(tmp_path / "a" / "long.png", encoded("png", image))
+    write(tmp_path / "b" / "large.png", encoded("png", Image.new("1", (200, 200))))
+    write(tmp_path / "b" / "large.jpg", encoded("jpeg", Image.new("L", (200, 200))))
+    with pytest.raises(ValueError, match=f"1 of 9 files.*\n.*long.png: {reason}"):
+        data.load(str(tmp_path))
+
+
+def test_train_test_and_validation_are_three_splits(tmp_path):
+    for split, count in (("train", 4), ("valid", 3), ("test", 2)):
+        fill(tmp_path / split, ("a", "b"), count)
+    dataset = data.load(str(tmp_path))
+    assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [8, 6, 4]
+    assert not dataset.test_held_out and not dataset.notes
+    assert all("valid" in path for path in dataset.validation.paths)
+    write(tmp_path / "valid" / "c" / "0.png", PNG)
+    with pytest.raises(ValueError, match="valid has the class 'c', which .*train has not"):
+        data.load(str(tmp_path))
+
+
+def test_train_can_be_a_class(tmp_path):
+    fill(tmp_path, ("bus", "car", "train"), 5)
+    with pytest.warns(UserWarning, match="no test split"):
+        assert data.load(str(tmp_path)).labels == ("bus", "car", "train")
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        (["Train/a", "Train/b", "Test/a"], "has 'Test' and 'Train' for a folder; splits are called train, and test"),
+        (["training/a", "training/b", "testing/a"], "has 'testing' and 'training' for a folder"),
+        (["train/a", "train/b", "Test/a"], "has 'Test' for a folder"),
+        (["train", "test"], "has 'train' and 'test' for a folder|has 'test' and 'train' for a folder"),
+        (["test/a", "val/a"], "has 'test' and 'val' for a folder"),
+        (["pets/a", "pets/b"], "two classes or more; it has 'pets' alone"),
+        (["a", "b\nc"], r"has the class 'b\\nc'; give its folder a name of one line"),
+        (["a", "b\u2028c"], "give its folder a name of one line"),
+    ],
+)
+def test_names_of_folders_that_mean_something_else(tmp_path, folders, says):
+    for name in folders:
+        write(tmp_path / name / "0.png", PNG)
+    with pytest.raises(ValueError, match=says):
+        data.load(str(tmp_path))
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    fill(tmp_path / "files", ("a", "b"), 5)
+    write(tmp_path / "files" / "a" / os.fsdecode(b"caf\xe9.png"), PNG)
+    with pytest.raises(ValueError, match="1 of 11 files .*\n.*: its name is not UTF-8"):
+        data.load(str(tmp_path / "files"))
+    with pytest.warns(UserWarning, match="are left out"):
+        assert len(data.load(str(tmp_path / "files"), skip_broken=True).train) == 8
+    fill(tmp_path / "classes", ("a", os.fsdecode(b"caf\xe9")), 5)
+    with pytest.raises(ValueError, match="a name that is not UTF-8; rename its folder"):
+        data.load(str(tmp_path / "classes"))
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    """Its pictures are not left out in silence. Permissions stop no administrator, hence this way."""
+    fill(tmp_path, ("a", "b"), 5)
+    write(tmp_path / "b" / "private" / "0.png", PNG)
+    scandir = os.scandir
+
+    def guarded(path):
+        if os.fspath(path).endswith("private"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(PermissionError, match="private"):
+        data.load(str(tmp_path))
+
+
+def test_a_file_instead_of_a_folder(tmp_path):
+    write(tmp_path / "pets.zip", b"PK")
+    with pytest.raises(ValueError, match="pets.zip is a file; give the folder of the pictures, unpacked"):
+        data.load(str(tmp_path / "pets.zip"))
+
+
+@pytest.mark.filterwarnings("ignore:pets has no test split")
+def test_a_picture_that_is_gone_while_it_trains(tmp_path, monkeypatch):
+    """Said in a line with its name; put back, the training goes on."""
+    fill(tmp_path / "pets", ("a", "b"), 20)
+    kept = {file: file.read_bytes() for file in (tmp_path / "pets" / "a").iterdir()}
+    compile_for = training.compile_for
+
+    def lose_files(*arguments):
+        for file in kept:
+            file.unlink()
+        return compile_for(*arguments)
+
+    recipe = RECIPES["imagenet-tiny"].override(dataset=str(tmp_path / "pets"), steps=2)
+    monkeypatch.setattr(training, "compile_for", lose_files)
+    with pytest.raises(OSError, match=r"pets/a/\d+.jpg was there when the training began; put it back"):
+        training.train(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    for file, content in kept.items():
+        file.write_bytes(content)
+    assert training.train(recipe, tmp_path / "run").model_file.exists()
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_a_name_comes_before_a_folder_that_is_called_so(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / name, ("a", "b"), 5)
+    fill(tmp_path / "pets", ("a", "b"), 5)
+    with pytest.warns(UserWarning, match=f"{name} is the data set of that name; give ./{name} for the folder"):
+        if name == "digits":
+            assert len(data.load(name).labels) == 10
+        else:
+            with pytest.raises(ValueError, match=f"{name} is not in "):
+                data.load(name, data_dir=str(tmp_path / "nothing"))
+    for path in (f"./{name}", f"{name}/", "pets"):
+        with pytest.warns(UserWarning, match="no test split"):
+            assert data.load(path).labels == ("a", "b")
 
 
 @pytest.mark.parametrize(("sides", "size"), [((40, 30), 30), ((500, 400), 224)])

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from keras_resnet import distribution
 from keras_resnet.analysis import summarize
 from keras_resnet.model import build, feature_pyramid, freeze, load
 from keras_resnet.spec import NETWORKS, ResNetSpec
@@ -652,7 +653,7 @@ def norms(model):
 
 def test_batch_norm_is_synchronised_where_there_are_several_replicas():
     # The two logical devices are those of conftest.py.
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with distribution.strategy(["CPU:0", "CPU:1"]).scope():
         model, told = build(CIFAR, classes=5), build(CIFAR, classes=5, synchronized=False)
     assert all(layer.synchronized for layer in norms(model))
     assert not any(layer.synchronized for layer in norms(told))

@@ -1,5 +1,6 @@
 """Fine-tuning: what training starts from, what stays as it is, and what each class counts."""
 
+import json
 from dataclasses import replace
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import data, start
+from keras_resnet.evaluate import evaluate
 from keras_resnet.recipe import RECIPES
 from keras_resnet.spec import cifar_spec
 from keras_resnet.train import compile_for, network, segments, train
@@ -126,6 +128,57 @@ def test_uneven_classes_are_said_and_weighed(tmp_path, capsys):
     assert "40 pictures of many, 10 of few; --weigh-classes" in capsys.readouterr().err
     train(replace(recipe, weigh_classes=True), tmp_path / "weighed")
     assert "40 pictures of many, 10 of few\n" in capsys.readouterr().err
+
+
+def draw(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
+    path.write_bytes(tf.io.encode_png(pixels).numpy())
+
+
+@pytest.mark.filterwarnings("ignore:pets has no test split")
+def test_pictures_that_came_later_are_neither_trained_nor_tested_on(tmp_path):
+    """With one more, another fifth would be the test split, and some of it has been trained on."""
+    for label in ("a", "b"):
+        for i in range(20):
+            draw(tmp_path / "pets" / label / f"{i}.png", i)
+    recipe = replace(TINY, dataset=str(tmp_path / "pets"), batch_size=16, epochs=1)
+    run = train(recipe, tmp_path / "run")
+    kept = run.data_file.read_bytes()
+    assert evaluate(run.path)["images"] == 8
+    (run.model_file).rename(tmp_path / "model.keras")
+    draw(tmp_path / "pets" / "a" / "later.png")
+    says = "pets has changed since .*run began: its train split had 32 pictures, now 33; put back"
+    with pytest.raises(ValueError, match=says):
+        train(recipe, run.path)
+    (tmp_path / "model.keras").rename(run.model_file)
+    with pytest.raises(ValueError, match=says):
+        evaluate(run.path)
+    (tmp_path / "pets" / "a" / "0.png").unlink()
+    with pytest.raises(ValueError, match="had 32 pictures, now 32, some of them others"):
+        evaluate(run.path)
+    assert run.data_file.read_bytes() == kept
+    run.data_file.write_text("{}")
+    with pytest.raises(ValueError, match="data.json is damaged"):
+        evaluate(run.path)
+
+
+def test_a_test_split_of_ones_own_may_grow(tmp_path):
+    for split, count in (("train", 20), ("test", 5)):
+        for label in ("a", "b"):
+            for i in range(count):
+                draw(tmp_path / "pets" / split / label / f"{i}.png", i)
+    run = train(replace(TINY, dataset=str(tmp_path / "pets"), batch_size=16, epochs=1), tmp_path / "run")
+    draw(tmp_path / "pets" / "test" / "a" / "later.png")
+    assert evaluate(run.path)["images"] == 11
+
+
+def test_what_is_kept_of_pictures_in_memory(digits_run):
+    """1,797 digits: scikit-learn's `load_digits`, of which a fifth is tested on."""
+    kept = json.loads(digits_run.data_file.read_text())
+    assert kept["dataset"] == "digits" and not kept["notes"] and not kept["test_held_out"]
+    assert {name: split["pictures"] for name, split in kept["splits"].items()} == {"train": 1437, "test": 360}
+    assert sum(kept["splits"]["train"]["classes"].values()) == 1437
 
 
 def test_a_recipe_without_data_asks_for_it(tmp_path):

@@ -339,14 +339,12 @@ print(keras.models.load_model(sys.argv[1]).count_params())
     assert done.stdout.split()[-1] == str(432 + 2 * 2304 + 4608 + 9216 + 18432 + 36864 + 4 * (48 + 64 + 128) + 650)
 
 
-def test_two_replicas_train_as_one_device_does(tmp_path, monkeypatch):
+def test_two_replicas_train_as_one_device_does(tmp_path):
     """Synchronised batch norm and a global batch: the same loss, and a network without a trace of the replicas."""
     # A small learning rate: at a large one a rounding that moves a value over ReLU's corner grows from step to step.
     recipe = replace(RECIPES["digits-tiny"], epochs=None, steps=10, learning_rate=0.01, weight_decay=1e-3)
     alone = train(recipe, tmp_path / "alone")
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    monkeypatch.setattr("keras_resnet.distribution.strategy", lambda: strategy)
-    replicas = train(recipe, tmp_path / "replicas")
+    replicas = train(recipe, tmp_path / "replicas", devices=["CPU:0", "CPU:1"])
     for a, b in zip(history(alone), history(replicas), strict=True):
         for name in ("loss", "val_loss"):
             assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-4)

@@ -22,7 +22,7 @@ from keras.src.applications.resnet import BASE_WEIGHTS_PATH, WEIGHTS_HASHES
 from keras.src.legacy.saving import legacy_h5_format
 
 import keras_resnet
-from keras_resnet import NETWORKS, PREPROCESSING, ResNet, ResNetSpec, weights
+from keras_resnet import NETWORKS, PREPROCESSING, ResNet, ResNetSpec, distribution, weights
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "torchvision.json").read_text(encoding="utf-8"))
 SMALL = ResNetSpec(stem="imagenet", block="bottleneck", blocks=(2, 2), width=4)
@@ -501,7 +501,7 @@ def test_where_no_imagenet_weights_are_published_the_way_is_told(name, arguments
 
 def test_weights_go_to_every_replica(ours):
     spec = next(iter(ours))
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = distribution.strategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         model = ResNet(spec, weights=ours[spec], classes=5)
     kernel = model.get_layer("conv1_conv").kernel.value

@@ -1,11 +1,12 @@
 """Data sets, the preprocessing that goes with them, and the pipelines that feed the networks."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from . import digits, folder, synthetic, tfds
-from .dataset import WHOLE, Arrays, Dataset, Shard, Split, class_counts, hold_out
+from .dataset import WHOLE, Arrays, Dataset, Files, Shard, Split, class_counts, hold_out
 from .pipeline import steps_per_epoch, test_batches, train_batches, view_batches
 from .preprocessing import (
     PREPROCESSING,
@@ -26,6 +27,7 @@ __all__ = [
     "WHOLE",
     "Arrays",
     "Dataset",
+    "Files",
     "Preprocessing",
     "Records",
     "Shard",
@@ -58,7 +60,8 @@ def load(
 ) -> Dataset:
     """The data set called `name`, or in the folder of that path, with `holdout` training pictures to validate on.
 
-    "digits", "synthetic", or any data set of pictures that tensorflow-datasets knows; its data is in `data_dir`.
+    "digits", "synthetic", or any data set of pictures that tensorflow-datasets knows; its data is in `data_dir`. Such a
+    name comes before a folder that is called the same, with a warning: a recipe means the same wherever it is read.
     `skip_broken`: leave out what cannot be read in a folder.
 
     Raises `ValueError` where there is none of that name, its data is missing or cannot be read, or it cannot spare so
@@ -66,12 +69,18 @@ def load(
     """
     if not name:
         raise ValueError("no data set is given; give a folder of pictures or the name of a data set with --dataset")
+    path = Path(name)
+    if path.is_file():
+        raise ValueError(f"{name} is a file; give the folder of the pictures, unpacked where they are in an archive")
+    named = name in ("digits", "synthetic") or (path.is_dir() and path.name == name and tfds.knows(name))
+    if named and path.is_dir():
+        warnings.warn(f"{name} is the data set of that name; give ./{name} for the folder", stacklevel=2)
     if name == "digits":
         dataset = digits.load()
     elif name == "synthetic":
         dataset = synthetic.load(image_size or 32)
-    elif Path(name).is_dir():
-        dataset = folder.load(Path(name), seed=seed, skip_broken=skip_broken)
+    elif path.is_dir() and not named:
+        dataset = folder.load(path, seed=seed, skip_broken=skip_broken)
     else:
         return tfds.load(name, data_dir, holdout=holdout, seed=seed)
     return hold_out(dataset, holdout, seed) if holdout else dataset

@@ -126,9 +126,13 @@ class Dataset:
     train: Split
     test: Split
     validation: Split | None = None
-    """pictures held out of the training split, where some were"""
+    """pictures held out of the training split, where some were, or the data set's own beside a test split"""
     shorter_side: int | None = None
     """pixels, the median of the training pictures, where they differ in size and it is known"""
+    test_held_out: bool = False
+    """whether the test split was taken out of the training split, because there was none"""
+    notes: tuple[str, ...] = ()
+    """what whoever reads its errors should know: files that were left out, where its test split comes from"""
 
 
 def class_counts(split: Split, classes: int) -> np.ndarray:
@@ -170,12 +174,18 @@ def hold_out_test(dataset: Dataset, seed: int) -> Dataset:
     if not shared or count > len(train) - len(dataset.labels):
         raise ValueError(f"{dataset.name} has no test split, and {len(train)} pictures are too few to take one from")
     rest, held = _stratified(train.labels, count, seed)
-    warnings.warn(
+    note = (
         f"{dataset.name} has no test split: {count} of its {len(train)} pictures are kept out of training to test on, "
-        f"from each class alike, chosen by the seed {seed}",
-        stacklevel=2,
+        f"from each class alike, chosen by the seed {seed}"
     )
-    return replace(dataset, train=train.take(rest), test=train.take(held))
+    warnings.warn(note, stacklevel=2)
+    return replace(
+        dataset,
+        train=train.take(rest),
+        test=train.take(held),
+        test_held_out=True,
+        notes=(*dataset.notes, note),
+    )
 
 
 def _stratified(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from .dataset import TEST_SHARE, WHOLE, Arrays, Dataset, Shard, hold_out, hold_o
 IN_MEMORY = 2**30
 """bytes of pictures up to which a data set of one size is read into memory"""
 TEST = ("test", "validation")
+"""the first of them that has labels is the test split"""
 
 SHUFFLE_BUFFER = 16_384
 """pictures among which the next one is chosen; tensorflow-datasets has shuffled them already when it wrote them"""
@@ -87,12 +88,20 @@ class Records:
         return order.interleave(records, cycle_length=open_files, block_length=1).map(example)
 
 
+def knows(name: str) -> bool:
+    """Whether that is the name of a data set of tensorflow-datasets."""
+    import tensorflow_datasets as tfds
+
+    return name in tfds.list_builders(with_community_datasets=False)
+
+
 def load(name: str, data_dir: str | None, *, holdout: int, seed: int) -> Dataset:
     """Any data set of pictures with one label each, such as "cifar10", "imagenet2012" or "eurosat/rgb".
 
-    Where it has no test split the validation split serves as one, as for ImageNet, or else a part of the training
-    split, with a warning that says so. Of records, the first `holdout` are held out and the last fifth is that part;
-    in memory both are stratified and decided by the seed.
+    Where it has no test split, or one without labels, the validation split serves as one, as for ImageNet, or else a
+    part of the training split, with a warning that says so. A validation split beside a test split is validated on,
+    unless pictures are held out. Of records, the first `holdout` are held out and the last fifth is that part; in
+    memory both are stratified and decided by the seed.
 
     Raises `ValueError` where there is none of that name, it is no such data set, it has not been prepared (saying how
     to), or so many pictures cannot be spared.
@@ -101,9 +110,10 @@ def load(name: str, data_dir: str | None, *, holdout: int, seed: int) -> Dataset
     image, label = _keys(name, builder.info)
     splits = builder.info.splits
     labels = tuple(builder.info.features[label].names)
-    test = next((split for split in TEST if split in splits), None)
+    labelled = [split for split in TEST if split in splits and _labelled(builder, split, image, label)]
+    test, validation = (*labelled, None, None)[:2]
     shape = builder.info.features[image].shape
-    pictures = splits["train"].num_examples + (splits[test].num_examples if test else 0)
+    pictures = sum(splits[split].num_examples for split in ("train", *labelled))
     if None not in shape and pictures * math.prod(shape) <= IN_MEMORY:
 
         def arrays(split: str) -> Arrays:
@@ -114,7 +124,11 @@ def load(name: str, data_dir: str | None, *, holdout: int, seed: int) -> Dataset
 
         train = arrays("train")
         dataset = Dataset(
-            name=name, labels=labels, train=train, test=arrays(test) if test else train.take(np.arange(0))
+            name=name,
+            labels=labels,
+            train=train,
+            test=arrays(test) if test else train.take(np.arange(0)),
+            validation=arrays(validation) if validation else None,
         )
         dataset = dataset if test else hold_out_test(dataset, seed)
         return hold_out(dataset, holdout, seed) if holdout else dataset
@@ -127,12 +141,13 @@ def load(name: str, data_dir: str | None, *, holdout: int, seed: int) -> Dataset
     last = available if test else available - round(TEST_SHARE * available)
     if not holdout < last:
         raise ValueError(f"holdout is {holdout}; {name} has {last} pictures to train on")
-    if not test:
-        warnings.warn(
-            f"{name} has no test split: the last {available - last} of its {available} pictures are kept out of "
-            "training to test on",
-            stacklevel=2,
-        )
+    notes = () if test else (
+        f"{name} has no test split: the last {available - last} of its {available} pictures are kept out of training "
+        "to test on",
+    )
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    held_out = f"train[:{holdout}]" if holdout else validation
 
     def records(split: str) -> Records:
         return Records(builder, split, image, label)
@@ -141,9 +156,17 @@ def load(name: str, data_dir: str | None, *, holdout: int, seed: int) -> Dataset
         name=name,
         labels=labels,
         train=records("train" if test and not holdout else f"train[{holdout}:{last}]"),
-        validation=records(f"train[:{holdout}]") if holdout else None,
+        validation=records(held_out) if held_out else None,
         test=records(test or f"train[{last}:]"),
+        test_held_out=not test,
+        notes=notes,
     )
+
+
+def _labelled(builder: Any, split: str, image: str, label: str) -> bool:
+    """Whether the first picture of a split has a label: the test split of a competition has -1 for all of them."""
+    first = next(Records(builder, split, image, label).in_order().as_numpy_iterator(), None)
+    return first is not None and first[1] >= 0
 
 
 def _builder(name: str, data_dir: str | None) -> Any:
@@ -152,20 +175,22 @@ def _builder(name: str, data_dir: str | None) -> Any:
 
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError, ImportError) as error:
         raise ValueError(
-            f"no data set is called {name!r}; choose digits, synthetic or a name of tensorflow-datasets such as "
-            f"cifar10, cifar100, imagenet2012, or give a folder of pictures ({str(error).splitlines()[0]})"
+            f"no data set and no folder is called {name!r}; choose digits, synthetic or a name of tensorflow-datasets "
+            f"such as cifar10, cifar100, imagenet2012, or give a folder of pictures ({str(error).splitlines()[0]})"
         ) from None
     # Preparing it here would mean minutes of waiting for a network that may not be there.
     if not builder.is_prepared():
+        # DATA_DIR/NAME/VERSION, or DATA_DIR/NAME/CONFIGURATION/VERSION.
+        place = builder.data_path.parents[builder.info.full_name.count("/")]
         sources = (
             "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into its downloads/manual and prepare it once"
             if name == "imagenet2012"
             else "prepare it once, with a network"
         )
         raise ValueError(
-            f"{name} is not in {builder.data_path.parent.parent}; {sources}, by "
+            f"{name} is not in {place}; {sources}, by "
             f"`python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}').download_and_prepare()\"`, "
             "or name the folder that holds it with --data-dir or TFDS_DATA_DIR"
         )

@@ -125,7 +125,7 @@ def peers() -> Iterator[None]:
         if workers() == 1:
             raise
         raise ConnectionError(
-            "another worker has ended, or cannot be reached; start the job again and it goes on from the last checkpoint"
+            "another worker has ended, or cannot be reached; the same command for all goes on from the last checkpoint"
         ) from error
 
 
@@ -141,7 +141,9 @@ def require_even(strategy: tf.distribute.Strategy, batch_size: int) -> None:
         )
 
 
-def distribute(strategy: tf.distribute.Strategy, batches: Callable[[int, int], tf.data.Dataset], batch_size: int) -> Any:
+def distribute(
+    strategy: tf.distribute.Strategy, batches: Callable[[int, int], tf.data.Dataset], batch_size: int
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """What `fit` takes: `batches(index, count)`, of which each host makes its own part, shared out to its devices.
 
     `batches` gives the part `index` of `count` equal parts of the data: of batches that are all full its rows of each,

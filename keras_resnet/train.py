@@ -17,6 +17,7 @@ from rich.console import Console
 from . import bn_statistics, data, distribution, start
 from .callbacks import Checkpoints, History, Plateau, ProgressBar, StopOnNaN
 from .model import build, freeze
+from .optimization import compile_for, floatx
 from .recipe import Recipe
 from .run import Run, whole_file, write_text
 from .schedule import Schedule
@@ -56,7 +57,7 @@ def train(
     distribution.require_even(strategy, recipe.batch_size)
     chief = distribution.worker() == 0
     console = console or Console(stderr=True, quiet=not chief)
-    with run.alone() if chief else contextlib.nullcontext(), distribution.peers():
+    with run.alone() if chief else contextlib.nullcontext(), distribution.peers(), floatx(recipe.precision):
         run.require_same(recipe)
         if run.model_file.exists():
             return run
@@ -156,62 +157,6 @@ def network(
         )
     finally:
         keras.config.set_dtype_policy(before)
-
-
-class SGD(keras.optimizers.SGD):
-    """Keras' own, but that the moving averages take the place of the weights when they are asked to.
-
-    `fit` would do it at the end of each of its calls, of which a training has several.
-    """
-
-    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
-        pass
-
-    def take_averages(self, var_list: list[keras.Variable]) -> None:
-        super().finalize_variable_values(var_list)
-
-
-def compile_for(
-    recipe: Recipe,
-    model: keras.Model,
-    steps_per_epoch: int,
-    class_weights: np.ndarray | None = None,
-    steps_per_execution: int = 1,
-) -> Schedule:
-    """Compiles `model` with the recipe's loss and optimizer, and builds every variable that training has.
-
-    `class_weights`, float32 `[classes]`, is what a picture of each class counts in the loss; None: one.
-
-    Returns the learning rate's schedule. Call it in the scope of the strategy that the model was built in.
-    """
-    schedule = Schedule(recipe, recipe.total_steps(steps_per_epoch))
-    classes = model.output_shape[-1]
-
-    def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        targets = keras.ops.one_hot(labels, classes)
-        losses = keras.losses.categorical_crossentropy(
-            targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing
-        )
-        return losses if class_weights is None else losses * tf.linalg.matvec(targets, class_weights)
-
-    model.compile(
-        SGD(
-            schedule,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            use_ema=recipe.ema > 0,
-            ema_momentum=recipe.ema,
-        ),
-        cross_entropy,
-        metrics=["accuracy"],
-        steps_per_execution=steps_per_execution,
-    )
-    model.optimizer.build(model.trainable_variables)
-    # Metrics get their variables at their first use; a checkpoint can only be restored into variables.
-    logits = np.zeros((model.distribute_strategy.num_replicas_in_sync, model.output_shape[-1]), np.float32)
-    model.compute_metrics(x=None, y=np.zeros(len(logits), np.int32), y_pred=logits)
-    model.reset_metrics()
-    return schedule
 
 
 def _fit(

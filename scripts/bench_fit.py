@@ -22,7 +22,8 @@ from rich.console import Console
 from keras_resnet import data
 from keras_resnet.callbacks import Checkpoints, History, ProgressBar
 from keras_resnet.recipe import RECIPES
-from keras_resnet.train import compile_for, network
+from keras_resnet.optimization import compile_for
+from keras_resnet.train import network
 
 
 def main() -> None:

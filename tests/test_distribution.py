@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet import ResNet, data, distribution
+from keras_resnet import ResNet, data
 from keras_resnet.distribution import prepare, require_even, strategy, worker, workers
 from keras_resnet.evaluate import test_probabilities as probabilities_of  # not a test
 from keras_resnet.export import export
@@ -113,7 +113,8 @@ def test_batch_norm_of_each_replica_keeps_the_mean_of_their_statistics():
     model = compiled(REPLICAS, build={"synchronized": False})
     first = model.get_layer("conv1_conv")
     (images, labels), *_ = pictures(64, 64)
-    halves = [tf.nn.conv2d(half, first.kernel.numpy(), 1, "SAME").numpy() for half in tf.split(tf.cast(images, tf.float32), 2)]
+    images = tf.cast(images, tf.float32)
+    halves = [tf.nn.conv2d(half, first.kernel.numpy(), 1, "SAME").numpy() for half in tf.split(images, 2)]
     model.fit(pictures(64, 64, drop_remainder=True), verbose=0)
     wanted = 0.1 * np.mean([half.mean(axis=(0, 1, 2)) for half in halves], axis=0)
     np.testing.assert_allclose(model.get_layer("conv1_bn").moving_mean.numpy(), wanted, atol=1e-6)
@@ -307,10 +308,10 @@ devices = sys.argv[2:]
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 from dataclasses import replace
-from keras_resnet import train
+from keras_resnet.train import train
 from keras_resnet.recipe import RECIPES
 recipe = replace(RECIPES["digits-resnet20"], precision="float64", epochs=2)
-train.train(recipe, sys.argv[1], devices=devices)
+train(recipe, sys.argv[1], devices=devices)
 """
 
 
@@ -325,6 +326,12 @@ def one_device(tmp_path_factory):
 def launch(workers, *arguments, **options):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.Popen([LAUNCH, str(workers), *arguments], env=environment, start_new_session=True, **options)
+
+
+def workers_of(process):
+    """The process numbers of the workers that a launched job has."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True)
+    return [int(number) for number in found.stdout.split()]
 
 
 @pytest.mark.slow
@@ -371,8 +378,7 @@ def test_a_job_whose_worker_is_killed_goes_on_to_the_same_end(tmp_path):
             if line.startswith(f"epoch {last}/"):
                 break
         time.sleep(chance.uniform(0, 0.5))
-        victims = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "keras-resnet"], capture_output=True, text=True)
-        os.kill(int(chance.choice(victims.stdout.split())), 9)
+        os.kill(chance.choice(workers_of(process)), 9)
         assert process.wait(timeout=120) != 0
         said = process.stderr.read()
         assert "Traceback" not in said
@@ -394,8 +400,7 @@ def test_one_worker_that_is_asked_to_stop_stops_all(tmp_path):
     for line in process.stderr:
         if line.startswith("epoch 2/"):
             break
-    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "keras-resnet"], capture_output=True, text=True)
-    os.kill(int(children.stdout.split()[-1]), 15)
+    os.kill(workers_of(process)[-1], 15)
     assert process.wait(timeout=60) == 130
     assert process.stderr.read().count("stopped; a training goes on") == 2
     (saved,) = Run(tmp_path / "run").checkpoints.glob("step-*.npz")

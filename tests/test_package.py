@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # One way, upwards: each module may import what stands above it, and only what it needs.
 NETWORK = {"spec", "recipe", "run", "analysis", "data", "model", "distribution", "weights", "factories"}
-TRAINING = {"schedule", "bn_statistics", "checkpoint", "callbacks", "start"}
+TRAINING = {"schedule", "optimization", "bn_statistics", "checkpoint", "callbacks", "start"}
 VERBS = {"train", "evaluate", "export", "check", "predict", "diagnose"}
 MAY_IMPORT = {
     "spec": set(),
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "weights": {"spec", "model", "data"},
     "factories": {"spec", "model", "weights", "data"},
     "schedule": {"recipe"},
+    "optimization": {"recipe", "schedule"},
     "bn_statistics": set(),
     "start": {"recipe", "run", "data", "weights"},
     "checkpoint": {"run"},

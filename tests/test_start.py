@@ -12,7 +12,8 @@ from keras_resnet import data, start
 from keras_resnet.evaluate import evaluate
 from keras_resnet.recipe import RECIPES
 from keras_resnet.spec import cifar_spec
-from keras_resnet.train import compile_for, network, segments, train
+from keras_resnet.optimization import compile_for
+from keras_resnet.train import network, segments, train
 
 TINY = replace(RECIPES["digits-tiny"], epochs=2, learning_rate=0.01)
 

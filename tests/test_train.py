@@ -17,7 +17,8 @@ import tensorflow as tf
 from keras_resnet import bn_statistics, data
 from keras_resnet.recipe import RECIPES
 from keras_resnet.run import Run
-from keras_resnet.train import compile_for, network, segments, train
+from keras_resnet.optimization import compile_for
+from keras_resnet.train import network, segments, train
 
 TINY = replace(RECIPES["digits-tiny"], deterministic=True)
 COMMAND = [sys.executable, "-m", "keras_resnet", "train", "digits-tiny", "--deterministic"]

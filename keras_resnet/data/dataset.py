@@ -5,13 +5,14 @@ A split is in memory (`Arrays`), in picture files (`Files`) or in records (`tfds
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """One of several equal parts: what one host works on. The first has what comes first."""
 
     index: int

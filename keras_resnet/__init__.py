@@ -12,6 +12,7 @@ _HOME = {
     "build": "model",
     "feature_pyramid": "model",
     "freeze": "model",
+    "prepare": "distribution",
     "Preprocessing": "data",
     "PREPROCESSING": "data",
     "ResNetSpec": "spec",

@@ -5,10 +5,12 @@ weight differ visibly after twenty steps, on one device too (`scripts/bench_dist
 nothing.
 """
 
+import contextlib
 import csv
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import ResNet, data
+from keras_resnet.callbacks import Checkpoints, History
 from keras_resnet.distribution import prepare, require_even, strategy, worker, workers
 from keras_resnet.evaluate import test_probabilities as probabilities_of  # not a test
 from keras_resnet.export import export
@@ -204,6 +207,15 @@ def rows_of(run):
     return [{k: float(v) for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
 
 
+def test_workers_that_do_not_share_the_folder_are_told(tmp_path):
+    """One found the checkpoint of step 100, this one none."""
+    history = History(None, 22, 64)
+    gather = lambda numbers: np.array([numbers, [100.0]])  # noqa: E731
+    checkpoints = Checkpoints(tmp_path, history, 66, 60.0, lambda: False, gather, chief=False)
+    with pytest.raises(ValueError, match=r"different checkpoints in .*steps 0, 100.*folder that all of them share"):
+        checkpoints.restore(compiled(ALONE))
+
+
 def test_steps_per_execution_changes_nothing(tmp_path):
     recipe = replace(RECIPES["digits-tiny"], deterministic=True, epochs=2)
     one = train(recipe, tmp_path / "one")
@@ -321,6 +333,81 @@ def one_device(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
     subprocess.run([sys.executable, "-c", TRAIN, str(folder), "CPU:0"], check=True, capture_output=True)
     return Run(folder)
+
+
+# The same with nothing of `train`: a factory's network, `prepare`, and Keras' own compile, fit, evaluate and predict.
+STOCK = """
+import sys
+import keras
+import numpy as np
+import tensorflow as tf
+from keras_resnet import ResNet20, data, distribution, prepare
+devices = sys.argv[2:]
+if devices:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+strategy = distribution.strategy(devices)
+keras.config.set_dtype_policy("float64")
+keras.config.set_floatx("float64")
+keras.utils.set_random_seed(1)
+with strategy.scope():
+    model = prepare(ResNet20(input_shape=(8, 8, 3), classes=10))
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=1 if devices == ["CPU:0"] else 5,
+    )
+digits = data.load("digits")
+preprocessing = data.preprocessing_for(digits, None)
+options = tf.data.Options()
+options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+train = data.train_batches(digits.train, preprocessing, batch_size=64, augmentation="pad-crop").with_options(options)
+test = data.test_batches(digits.test, preprocessing, 37).with_options(options)
+losses = model.fit(train, steps_per_epoch=5, epochs=5, shuffle=False, verbose=0).history["loss"]
+evaluated = model.evaluate(test, verbose=0)
+predicted = model.predict(test, verbose=0)
+if distribution.worker() == 0:
+    np.savez(sys.argv[1], losses, evaluated, predicted, *model.get_weights())
+"""
+
+
+def stock(file, *devices, environment=None):
+    command = [sys.executable, "-c", STOCK, str(file), *devices]
+    return subprocess.Popen(command, env=os.environ | (environment or {}), stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def stock_on_one_device(tmp_path_factory):
+    file = tmp_path_factory.mktemp("stock") / "one.npz"
+    process = stock(file, "CPU:0")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return dict(np.load(file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["2 replicas", "4 replicas", "2 processes"])
+def test_fit_of_a_prepared_network_is_the_same_as_on_one_device(stock_on_one_device, tmp_path, which):
+    number, kind = int(which.split()[0]), which.split()[1]
+    file = tmp_path / "found.npz"
+    if kind == "replicas":
+        processes = [stock(file, *(f"CPU:{i}" for i in range(number)))]
+    else:
+        with contextlib.ExitStack() as held:  # all at once, so that they differ
+            sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+            there = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+        configs = [cluster({"worker": there}, "worker", i) for i in range(number)]
+        processes = [stock(file, environment={"TF_CONFIG": config}) for config in configs]
+    for process in processes:
+        _, said = process.communicate(timeout=500)
+        assert process.returncode == 0, said
+    losses, evaluated, predicted, *weights = dict(np.load(file)).values()
+    wanted_losses, wanted_evaluated, wanted_predicted, *wanted_weights = stock_on_one_device.values()
+    np.testing.assert_allclose(losses, wanted_losses, atol=1e-5)
+    np.testing.assert_allclose(evaluated, wanted_evaluated, rtol=1e-6)
+    np.testing.assert_allclose(predicted, wanted_predicted, atol=1e-6)
+    same_weights(weights, wanted_weights, 1e-4)
 
 
 def launch(workers, *arguments, **options):

@@ -35,6 +35,11 @@ def strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
 
     Raises `ValueError` where a device is not there, or the environment describes something else than workers.
     """
+    if _cluster() is not None and devices:
+        raise ValueError(
+            f"devices are {', '.join(devices)}, and the environment describes several workers; "
+            "a worker takes all devices that it sees: choose them by CUDA_VISIBLE_DEVICES"
+        )
     return _strategy(tuple(devices))
 
 
@@ -46,11 +51,6 @@ def _strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if (cluster := _cluster()) is not None:
-        if devices:
-            raise ValueError(
-                f"devices are {', '.join(devices)}, and the environment describes several workers; "
-                "a worker takes all devices that it sees: choose them by CUDA_VISIBLE_DEVICES"
-            )
         return tf.distribute.MultiWorkerMirroredStrategy(cluster)
     if not devices:
         return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
@@ -111,8 +111,10 @@ def gather(strategy: tf.distribute.Strategy, numbers: Sequence[float]) -> np.nda
     rows[worker()] = numbers
     if len(rows) == 1:
         return rows
-    here = strategy.num_replicas_in_sync // len(rows)  # replicas, each of which brings the same
-    brought = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(rows / here))
+    here = strategy.num_replicas_in_sync // len(rows)  # replicas, of which one speaks for the worker
+    brought = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(rows * (context.replica_id_in_sync_group % here == 0))
+    )
     return strategy.reduce("SUM", brought, axis=None).numpy()
 
 
@@ -122,7 +124,7 @@ def peers() -> Iterator[None]:
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError) as error:
-        if workers() == 1:
+        if workers() == 1 or (isinstance(error, tf.errors.InternalError) and "ollective" not in error.message):
             raise
         raise ConnectionError(
             "another worker has ended, or cannot be reached; the same command for all goes on from the last checkpoint"

@@ -53,10 +53,12 @@ def train(
             checkpoint stays whole.
     """
     run = Run(Path(run_dir))
-    strategy = distribution.strategy(devices)  # first of all: a cluster can be joined only before anything is computed
-    distribution.require_even(strategy, recipe.batch_size)
     chief = distribution.worker() == 0
     console = console or Console(stderr=True, quiet=not chief)
+    if distribution.workers() > 1:
+        console.print(f"waiting for {distribution.workers()} workers", highlight=False)
+    strategy = distribution.strategy(devices)  # first of all: a cluster can be joined only before anything is computed
+    distribution.require_even(strategy, recipe.batch_size)
     with run.alone() if chief else contextlib.nullcontext(), distribution.peers(), floatx(recipe.precision):
         run.require_same(recipe)
         if run.model_file.exists():

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import __version__
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train(_ANY),
         "evaluate": evaluate,
         "export": export,
+        "check": check,
         "predict": predict,
         "search": _search(_ANY),
     }
@@ -310,6 +312,40 @@ def export(run: tyro.conf.Positional[Path], *, to: Path = SAVED_MODELS, json: Fl
         f"  docker run -p 8501:8501 -v {version.parent.resolve()}:/models/{version.parent.name} "
         f"-e MODEL_NAME={version.parent.name} tensorflow/serving"
     )
+
+
+def check(saved_model: tyro.conf.Positional[Path], *, expected: Path | None = None, json: Flag = False) -> None:
+    """Loads, audits and runs a SavedModel as TF Serving would, with no Python in it. Exit status 2 where it fails.
+
+    Args:
+        saved_model: a folder with saved_model.pb: an export's version, or anybody's
+        expected: calls with the answers that they must have, as `export` writes them
+        json: print JSON
+    """
+    _import_tensorflow()
+    from .check import check as run_check
+
+    report = run_check(saved_model, expected=expected)
+    if json:
+        _print_json(asdict(report))
+    else:
+        table = _table(str(saved_model), "signature", "inputs", "outputs", ">first request", ">next")
+        for name, places in report.signatures.items():
+            ways = ["\n".join(f"{key}: {kind}" for key, kind in places[way].items()) for way in ("inputs", "outputs")]
+            seconds = (report.first_seconds, report.later_seconds)
+            times = [f"{1000 * each[name]:.1f} ms" if name in each else "" for each in seconds]
+            table.add_row(name, *(escape(way) for way in ways), *times)
+        _console().print(table)
+        print(
+            f"loads in {report.load_seconds:.2f} s; {report.bytes_on_disk / 1e6:.1f} MB on disk, "
+            f"{report.resident_bytes / 1e6:.0f} MB resident after the requests"
+        )
+        for finding in report.findings:
+            print(f"{finding.severity}: {finding.text}")
+    if report.errors:
+        raise ValueError(f"{saved_model} does not pass: {len(report.errors)} of the above are errors")
+    if not json:
+        print("passed")
 
 
 def predict(

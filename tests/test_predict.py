@@ -4,7 +4,6 @@ import tensorflow as tf
 
 from keras_resnet import data
 from keras_resnet.evaluate import test_probabilities as evaluated_probabilities
-from keras_resnet.export import export
 from keras_resnet.predict import predict
 
 
@@ -17,8 +16,8 @@ def pictures(tmp_path_factory):
     return files
 
 
-def test_a_run_and_its_export_say_what_evaluate_saw(digits_run, pictures, tmp_path):
-    version = export(digits_run.path, to=tmp_path)
+def test_a_run_and_its_export_say_what_evaluate_saw(digits_run, exported, pictures):
+    version = exported
     wanted, _ = evaluated_probabilities(digits_run)
     for target in (digits_run.path, version, version.parent):
         answers = predict(target, pictures, top=10)

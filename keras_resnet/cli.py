@@ -359,7 +359,7 @@ def predict(
 
     Args:
         target: an export (a version, or the folder of its versions) or a run
-        images: files of JPEG, PNG, GIF or BMP
+        images: files of JPEG or PNG; a run takes GIF and BMP, too
         top: how many classes to print
         json: print JSON
     """

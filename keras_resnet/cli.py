@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train(_ANY),
         "evaluate": evaluate,
         "export": export,
+        "check": check,
         "predict": predict,
         "search": _search(_ANY),
     }
@@ -261,6 +262,35 @@ def export(run: tyro.conf.Positional[Path], *, to: Path = SAVED_MODELS, json: Fl
     )
 
 
+def check(saved_model: tyro.conf.Positional[Path], *, expected: Path | None = None, json: Flag = False) -> None:
+    """Loads, audits and runs a SavedModel as TF Serving would, with no Python in it. Exit status 2 where it fails.
+
+    Args:
+        saved_model: a folder with saved_model.pb: an export's version, or anybody's
+        expected: calls with the answers that they must have, as `export` writes them
+        json: print JSON
+    """
+    _import_tensorflow()
+    from .check import check as run_check
+
+    report = run_check(saved_model, expected=expected)
+    if json:
+        _print_json(asdict(report))
+    else:
+        seconds = (report.first_seconds, report.later_seconds)
+        _console().print(tables.signatures(str(saved_model), report.signatures, *seconds))
+        print(
+            f"loads in {report.load_seconds:.2f} s; {report.bytes_on_disk / 1e6:.1f} MB on disk, "
+            f"{report.resident_bytes / 1e6:.0f} MB resident after the requests"
+        )
+        for finding in report.findings:
+            print(f"{finding.severity}: {finding.text}")
+    if report.errors:
+        raise ValueError(f"{saved_model} does not pass: {len(report.errors)} of the above are errors")
+    if not json:
+        print("passed")
+
+
 def predict(
     target: tyro.conf.Positional[Path],
     images: tyro.conf.Positional[tuple[Path, ...]],
@@ -272,7 +302,7 @@ def predict(
 
     Args:
         target: an export (a version, or the folder of its versions) or a run
-        images: files of JPEG, PNG, GIF or BMP
+        images: files of JPEG or PNG; a run takes GIF and BMP, too
         top: how many classes to print
         json: print JSON
     """

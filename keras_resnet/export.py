@@ -1,6 +1,7 @@
 """A trained run as a SavedModel that TF Serving mounts."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -13,28 +14,30 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from filelock import FileLock, Timeout
 
-from . import data
+from . import data, serving_files
+from .card import write_card
+from .cpp_loader import Call, Calls, strings, write_calls
+from .fold import fold
 from .model import load
 from .run import Run
+from .serving import TOP_K, write_saved_model
 
-TOP_K = 5
 TOLERANCE = 1e-5
+"""of the largest logit, or feature"""
+_UNFINISHED = "writing-"
+"""no number, so that TF Serving passes it over"""
 
 
 def export(run_dir: str | os.PathLike[str], *, to: str | os.PathLike[str] = "saved_models") -> Path:
-    """Writes `TO/NAME/VERSION`, the next free version, and returns it.
+    """Writes `TO/NAME/VERSION`, the next free version, and returns it. `serving.write_saved_model` says what is in it.
 
-    The SavedModel is written beside its place, loaded in a fresh process, compared with the network it was
-    made from, and only then renamed. Its signatures:
-
-    `serving_default`: `image_bytes`, encoded pictures, string `[batch]`, to `probabilities [batch, classes]`,
-    and the best five, `classes [batch, 5]` (label strings) and `scores [batch, 5]`.
-
-    `tensor`: `inputs`, float32 `[batch, size, size, 3]`, already preprocessed, to `logits [batch, classes]`.
+    The SavedModel is written beside its place, passes `check` in a process of its own, where its answers are compared
+    with those of the network it was made from, and only then is renamed: a version is whole, or not there.
 
     Raises:
-        ValueError: the run is not there or not trained to its end, or the SavedModel disagrees with the network.
+        ValueError: the run is not there or not trained to its end, or the SavedModel does not pass.
         OSError: the folder cannot be written.
     """
     run = Run(Path(run_dir))
@@ -42,16 +45,17 @@ def export(run_dir: str | os.PathLike[str], *, to: str | os.PathLike[str] = "sav
     preprocessing = data.Preprocessing.read(run.preprocessing_file)
     model = load(run.model_file)
     base = Path(to) / run.name
-    base.mkdir(parents=True, exist_ok=True)
-    # A name that is no number: TF Serving, which looks for numbers, passes it over.
-    folder = Path(tempfile.mkdtemp(prefix="writing-", dir=base))
-    try:
-        _write(model, preprocessing, run.labels(), folder)
-        _verify(model, preprocessing, folder)
-        folder.chmod(0o755)
+    with _workplace(base) as workplace, _os_errors(base):
+        folder, expected = workplace / "version", workplace / "expected.npz"
+        write_saved_model(fold(model), preprocessing, run.labels(), folder)
+        serving_files.write_labels(folder, run.labels())
+        serving_files.write_warm_up(folder, preprocessing.crop)
+        serving_files.write_batching(folder)
+        write_card(folder, run, preprocessing)
+        write_calls(expected, Calls(endpoints={}, calls=_expected(model, preprocessing, run.labels())))
+        _require_passed(folder, expected)
+        _to_disk(folder)
         return _rename_to_next_version(folder, base)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def versions(base: Path) -> list[Path]:
@@ -60,64 +64,110 @@ def versions(base: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def _write(model: keras.Model, preprocessing: data.Preprocessing, labels: tuple[str, ...], folder: Path) -> None:
+@contextlib.contextmanager
+def _workplace(base: Path) -> Iterator[Path]:
+    """A folder of this export alone in `base`, gone at the end. What killed exports left is cleared away as well."""
+    base.mkdir(parents=True, exist_ok=True)
+    for left in base.glob(f"{_UNFINISHED}*/lock"):
+        with contextlib.suppress(Timeout), FileLock(left, timeout=0):  # a lock goes with its process
+            shutil.rmtree(left.parent, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=base))
+    lock = FileLock(new / "lock")
+    lock.acquire()
+    # Under this name it can be found, and by now it is locked.
+    workplace = new.rename(base / new.name.replace(".new-", _UNFINISHED))
+    try:
+        yield workplace
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+        lock.release()
+
+
+def _expected(model: keras.Model, preprocessing: data.Preprocessing, labels: tuple[str, ...]) -> list[Call]:
+    """What the network itself says of some pictures, by the functions that `evaluate` calls."""
+    random = np.random.default_rng(0)
     size = preprocessing.crop
-    k = min(TOP_K, len(labels))
+    both = keras.Model(model.inputs, [model.layers[-1].input, model.output])
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name="inputs")])
-    def tensor(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"logits": model(inputs, training=False)}
+    def smooth(height: int, width: int) -> np.ndarray:
+        """A picture `[H, W, 3]`, rather than noise that a resize would turn grey."""
+        coarse = random.uniform(0, 255, (4, 4, 3))
+        return tf.cast(tf.clip_by_value(tf.image.resize(coarse, (height, width), "bicubic"), 0, 255), tf.uint8).numpy()
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        def view(one: tf.Tensor) -> tf.Tensor:
-            # Picture by picture, since those of one request may differ in size.
-            return data.test_view(preprocessing, data.decode(one)[tf.newaxis])[0]
+    def view(picture: np.ndarray) -> tf.Tensor:
+        return data.normalize(preprocessing, data.test_view(preprocessing, picture[np.newaxis]))
 
-        with tf.device("CPU"):
-            images = tf.map_fn(view, image_bytes, fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32))
-        probabilities = tf.nn.softmax(model(data.normalize(preprocessing, images), training=False))
-        scores, indices = tf.math.top_k(probabilities, k)
-        return {"probabilities": probabilities, "classes": tf.gather(tf.constant(labels), indices), "scores": scores}
+    pictures = [smooth(size + 7 * i, size + 11 * i * i) for i in range(3)]
+    encoded = [tf.io.encode_jpeg(pictures[0]), tf.io.encode_png(pictures[1]), tf.io.encode_png(pictures[2])]
+    features, logits = both.predict(tf.concat([view(data.decode(one)) for one in encoded], 0), verbose=0)
+    probabilities = tf.nn.softmax(logits).numpy()
+    images = np.stack([smooth(size + 5, size + 9) for _ in range(2)])
+    of_images = both.predict(tf.concat([view(image) for image in images], 0), verbose=0)
+    inputs = random.normal(size=(4, size, size, 3)).astype(np.float32)
+    of_inputs = model.predict(inputs, verbose=0)
 
-    archive = keras.export.ExportArchive()
-    # The model is not tracked: the functions bring its variables along, and tracking would store them twice.
-    archive.add_endpoint("serving_default", serving_default)
-    archive.add_endpoint("tensor", tensor)
-    with _silence():
-        archive.write_out(str(folder))
-    (folder / "assets").mkdir(exist_ok=True)
-    (folder / "assets" / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    requests = strings([encoded[0].numpy(), b"no picture", encoded[1].numpy(), encoded[2].numpy()])
+    examples = strings(map(serving_files.example, requests))
+    probabilities = np.insert(probabilities, 1, 0, axis=0)
+    scores = -np.sort(-probabilities, axis=1)[:, :TOP_K]
+    nothing = {"probabilities": probabilities[1:2], "scores": scores[1:2]}
+    nothing["classes"] = strings([b""] * scores.shape[1])[np.newaxis]
+    tolerance = TOLERANCE * float(np.abs(logits).max())
+    return [
+        Call(
+            signature="serving_default",
+            inputs={"image_bytes": requests},
+            outputs={"probabilities": probabilities, "scores": scores},
+            tolerance=tolerance,
+        ),
+        Call(signature="serving_default", inputs={"image_bytes": requests[1:2]}, outputs=nothing),
+        Call(signature="classify", inputs={"inputs": examples}, outputs={"scores": scores}, tolerance=tolerance),
+        Call(
+            signature="image_tensor",
+            inputs={"images": images},
+            outputs={"probabilities": tf.nn.softmax(of_images[1]).numpy()},
+            tolerance=TOLERANCE * float(np.abs(of_images[1]).max()),
+        ),
+        Call(
+            signature="features",
+            inputs={"images": images},
+            outputs={"features": of_images[0]},
+            tolerance=TOLERANCE * float(np.abs(of_images[0]).max()),
+        ),
+        Call(
+            signature="tensor",
+            inputs={"inputs": inputs},
+            outputs={"logits": of_inputs},
+            tolerance=TOLERANCE * float(np.abs(of_inputs).max()),
+        ),
+    ]
 
 
-_RUN_TENSOR_SIGNATURE = """
-import sys
-import numpy as np
-import tensorflow as tf
-folder, inputs, outputs = sys.argv[1:]
-signature = tf.saved_model.load(folder).signatures["tensor"]
-np.save(outputs, signature(inputs=tf.constant(np.load(inputs)))["logits"].numpy())
-"""
+def _require_passed(folder: Path, expected: Path) -> None:
+    """The gate, as a user can run it; an export may not even be warned of."""
+    done = subprocess.run(
+        [sys.executable, "-m", __package__, "check", str(folder), "--expected", str(expected), "--json"],
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    try:
+        findings = [finding["text"] for finding in json.loads(done.stdout)["findings"]]
+    except ValueError:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise ValueError(f"the SavedModel could not be checked: {lines[-1]}") from None
+    if findings:
+        raise ValueError(f"the SavedModel does not pass, nothing is exported: {'; '.join(findings)}")
 
 
-def _verify(model: keras.Model, preprocessing: data.Preprocessing, folder: Path) -> None:
-    size = preprocessing.crop
-    inputs = np.random.default_rng(0).normal(size=(8, size, size, 3)).astype(np.float32)
-    wanted = model.predict(inputs, verbose=0)
-    with tempfile.TemporaryDirectory() as scratch:
-        files = Path(scratch) / "inputs.npy", Path(scratch) / "outputs.npy"
-        np.save(files[0], inputs)
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", _RUN_TENSOR_SIGNATURE, str(folder), *map(str, files)],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise ValueError(f"the SavedModel does not run in a fresh process: {done.stderr.strip().splitlines()[-1]}")
-        got = np.load(files[1])
-    difference = float(np.abs(got - wanted).max() / np.abs(wanted).max())
-    if not difference <= TOLERANCE:
-        raise ValueError(f"the SavedModel's logits differ from the network's by {difference:.1e} of the largest")
+def _to_disk(folder: Path) -> None:
+    """So that a version that is there is whole after a power cut, too."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _rename_to_next_version(folder: Path, base: Path) -> Path:
@@ -132,7 +182,9 @@ def _rename_to_next_version(folder: Path, base: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """ExportArchive prints its signatures."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+def _os_errors(base: Path) -> Iterator[None]:
+    """TensorFlow writes files too, and has its own error where the disk is full."""
+    try:
         yield
+    except tf.errors.OpError as error:
+        raise OSError(f"{base} cannot be written: {error.message}") from error

@@ -111,18 +111,18 @@ def build(
     if input_tensor is not None:
         sources = keras.utils.get_source_inputs(input_tensor)
         inputs = sources[0] if len(sources) == 1 else sources
-    with _deep_recursion(spec.depth):
+    with deep_recursion(spec.depth):
         return keras.Model(inputs, x, name=name or spec.name)
 
 
 def load(path: str | os.PathLike[str]) -> keras.Model:
     """The network in a `.keras` file, up to ResNet-1202, on which plain `keras.models.load_model` fails."""
-    with _deep_recursion(max(spec.depth for spec in NETWORKS.values())):
+    with deep_recursion(max(spec.depth for spec in NETWORKS.values())):
         return keras.models.load_model(path)
 
 
 @contextlib.contextmanager
-def _deep_recursion(depth: int) -> Iterator[None]:
+def deep_recursion(depth: int) -> Iterator[None]:
     """Keras walks a new model's graph by recursion, one call a layer: 1,202 layers need more than Python allows."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, 1000 + 10 * depth))
@@ -220,7 +220,7 @@ def feature_pyramid(model: keras.Model) -> keras.Model:
     ends = {f"C{stage[1]}": layer.output for layer in model.layers if (stage := _STAGE.match(layer.name))}
     if not ends:
         raise ValueError(f"{model.name} has no stages: its layers are not those of a network of this package")
-    with _deep_recursion(len(model.layers)):
+    with deep_recursion(len(model.layers)):
         return keras.Model(model.input, ends, name=f"{model.name}_pyramid")
 
 

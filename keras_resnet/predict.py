@@ -15,7 +15,7 @@ def predict(target: str | os.PathLike[str], images: list[str] | list[Path], *, t
     """For each picture file `{"image", "classes", "scores"}`, the `top` classes, most probable first.
 
     `target` is a run, one version of an export, or the folder of its versions (then the newest answers).
-    Raises `ValueError` where `target` is none of them, or a file is no picture.
+    Raises `ValueError` where `target` is none of them, or a file is no picture that it takes.
     """
     if top < 1:
         raise ValueError(f"top is {top}; give a positive number")
@@ -31,6 +31,9 @@ def predict(target: str | os.PathLike[str], images: list[str] | list[Path], *, t
         )
     answers = []
     for image, row in zip(images, probabilities, strict=True):
+        if not row.any():
+            limit = f"up to {data.MAX_PIXELS:,} pixels, the longer side at most {data.MAX_ASPECT} times the shorter"
+            raise ValueError(f"{image} is refused by {target}; an export takes JPEG and PNG of {limit}")
         best = row.argsort()[::-1][:top]
         answers.append(
             {"image": str(image), "classes": [labels[i] for i in best], "scores": [float(row[i]) for i in best]}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from .analysis import Summary
@@ -85,6 +86,21 @@ def trials(name: str, rows: Sequence[Mapping[str, str]]) -> Table:
     table = _table(f"Trials of {name}", *(f">{column.replace('_', ' ')}" for column in rows[0]))
     for row in rows:
         table.add_row(*row.values())
+    return table
+
+
+def signatures(
+    title: str,
+    places: Mapping[str, Mapping[str, Mapping[str, str]]],
+    first_seconds: Mapping[str, float],
+    later_seconds: Mapping[str, float],
+) -> Table:
+    """Those of a SavedModel, with how long they took to answer."""
+    table = _table(title, "signature", "inputs", "outputs", ">first request", ">next")
+    for name, ways in places.items():
+        cells = ["\n".join(f"{key}: {kind}" for key, kind in ways[way].items()) for way in ("inputs", "outputs")]
+        times = [f"{1000 * each[name]:.1f} ms" if name in each else "" for each in (first_seconds, later_seconds)]
+        table.add_row(name, *map(escape, cells), *times)
     return table
 
 

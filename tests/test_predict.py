@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from keras_resnet import data
 from keras_resnet.evaluate import test_probabilities as evaluated_probabilities
-from keras_resnet.export import export
 from keras_resnet.predict import predict
 
 
@@ -17,8 +17,8 @@ def pictures(tmp_path_factory):
     return files
 
 
-def test_a_run_and_its_export_say_what_evaluate_saw(digits_run, pictures, tmp_path):
-    version = export(digits_run.path, to=tmp_path)
+def test_a_run_and_its_export_say_what_evaluate_saw(digits_run, exported, pictures):
+    version = exported
     wanted, _ = evaluated_probabilities(digits_run)
     for target in (digits_run.path, version, version.parent):
         answers = predict(target, pictures, top=10)
@@ -41,3 +41,11 @@ def test_what_cannot_be_read_is_named(digits_run, pictures, tmp_path):
         predict(tmp_path, pictures)
     with pytest.raises(ValueError, match="top is 0"):
         predict(digits_run.path, pictures, top=0)
+
+
+def test_a_kind_that_exports_do_not_take_is_named(digits_run, exported, tmp_path):
+    """A server would answer with an empty label."""
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "digit.gif")
+    assert len(predict(digits_run.path, [tmp_path / "digit.gif"])) == 1
+    with pytest.raises(ValueError, match="digit.gif is refused by .*takes JPEG and PNG"):
+        predict(exported, [tmp_path / "digit.gif"])

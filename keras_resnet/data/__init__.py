@@ -9,19 +9,25 @@ from . import digits, folder, synthetic, tfds
 from .dataset import WHOLE, Arrays, Dataset, Files, Shard, Split, class_counts, hold_out
 from .pipeline import steps_per_epoch, test_batches, train_batches, view_batches
 from .preprocessing import (
+    MAX_ASPECT,
+    MAX_PIXELS,
     PREPROCESSING,
     Preprocessing,
     decode,
+    decode_untrusted,
     denormalize,
     normalize,
     per_channel_mean,
     per_pixel_mean,
+    require_bounds,
     test_view,
 )
 from .test_views import VIEWS
 from .tfds import Records
 
 __all__ = [
+    "MAX_ASPECT",
+    "MAX_PIXELS",
     "PREPROCESSING",
     "VIEWS",
     "WHOLE",
@@ -35,12 +41,14 @@ __all__ = [
     "augmentation_for",
     "class_counts",
     "decode",
+    "decode_untrusted",
     "denormalize",
     "load",
     "normalize",
     "per_channel_mean",
     "per_pixel_mean",
     "preprocessing_for",
+    "require_bounds",
     "steps_per_epoch",
     "test_batches",
     "test_view",

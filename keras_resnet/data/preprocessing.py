@@ -5,6 +5,7 @@ Training, evaluation and serving call the same functions here, so they cannot di
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,9 +127,9 @@ def test_view(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
     Pictures `[N, H, W, 3]` of any numeric type to float32 `[N, crop, crop, 3]` with values 0 to 255.
     Pictures that have the size already keep their values exactly.
     """
-    images = tf.cast(images, tf.float32)
     if images.shape[1:3] != (preprocessing.resize, preprocessing.resize):
         images = resized(images, preprocessing.resize)
+    images = tf.cast(images, tf.float32)
     top, left = tf.unstack((tf.shape(images)[1:3] - preprocessing.crop) // 2)
     images = images[:, top : top + preprocessing.crop, left : left + preprocessing.crop]
     return tf.ensure_shape(images, [None, preprocessing.crop, preprocessing.crop, 3])
@@ -136,13 +137,55 @@ def test_view(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
 
 def resized(images: tf.Tensor, shorter: int) -> tf.Tensor:
     """Pictures `[N, H, W, 3]` with the shorter side of `shorter` pixels and the aspect kept; antialiased, bilinear."""
-    images = tf.cast(images, tf.float32)
     sides = tf.shape(images)[1:3]
-    # Integer arithmetic: a float factor can round a side down by one pixel.
-    return tf.image.resize(images, sides * shorter // tf.reduce_min(sides), method="bilinear", antialias=True)
+    # Integer arithmetic: a float factor can round a side down by one pixel. The filter computes in float32 whatever the
+    # pixels are, so large pictures stay the bytes that they are.
+    images = tf.image.resize(images, sides * shorter // tf.reduce_min(sides), method="bilinear", antialias=True)
+    return tf.cast(images, tf.float32)
 
 
 def decode(image_bytes: tf.Tensor) -> tf.Tensor:
     """One encoded JPEG, PNG, GIF (its first frame) or BMP to uint8 `[H, W, 3]`."""
     image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
     return tf.ensure_shape(image, [None, None, 3])
+
+
+MAX_PIXELS = 2**25
+"""of a picture from outside, as it declares itself: 33.5 million, 100 MB when decoded"""
+MAX_ASPECT = 32
+"""longer side to shorter: the test view resizes the whole picture, and a sliver would become a giant"""
+
+
+def decode_untrusted(image_bytes: tf.Tensor) -> tf.Tensor:
+    """One encoded JPEG or PNG from outside to uint8 `[H, W, 3]`: the pixels of `decode`, within bounds.
+
+    What begins as neither, or declares more than the bounds, is refused before it is decoded, as what cannot be decoded
+    is: by an error of the graph. A JPEG that is cut off is read as far as it goes, and grey from there.
+    GIF and BMP are refused: the frames of a GIF cannot be bounded by its header.
+    """
+    is_png = tf.strings.substr(image_bytes, 0, 8) == b"\x89PNG\r\n\x1a\n"
+
+    def sides_of_png() -> tf.Tensor:
+        return tf.io.decode_raw(tf.strings.substr(image_bytes, 16, 8), tf.int32, little_endian=False)
+
+    def sides_of_jpeg() -> tf.Tensor:
+        return tf.io.extract_jpeg_shape(image_bytes)[:2]
+
+    def sides_of_neither() -> tf.Tensor:
+        return tf.zeros([2], tf.int32)
+
+    jpeg_or_neither = partial(tf.cond, tf.io.is_jpeg(image_bytes), sides_of_jpeg, sides_of_neither)
+    sides = tf.cond(is_png, sides_of_png, jpeg_or_neither)
+    with tf.control_dependencies([require_bounds(sides)]):
+        # Despite its name it reads PNG too.
+        image = tf.io.decode_jpeg(image_bytes, channels=3, try_recover_truncated=True)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def require_bounds(sides: tf.Tensor) -> tf.Operation:
+    """An error of the graph unless a picture of these sides, `[2]` in pixels, is within the bounds."""
+    sides = tf.cast(sides, tf.int64)
+    shorter, longer = tf.reduce_min(sides), tf.reduce_max(sides)
+    good = (shorter > 0) & (longer <= MAX_ASPECT * shorter) & (shorter * longer <= MAX_PIXELS)
+    message = f"a picture may have {MAX_PIXELS} pixels, and a side {MAX_ASPECT} times the other, but has sides"
+    return tf.debugging.Assert(good, [message, sides])

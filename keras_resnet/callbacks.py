@@ -59,7 +59,7 @@ class StopOnNaN(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
-            step = int(self.model.optimizer.iterations)
+            step = int(self.model.optimizer.iterations.numpy())
             rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
             raise FloatingPointError(
                 f"the loss is {loss} at step {step}, with learning rate {rate:g}; "
@@ -163,6 +163,8 @@ class Checkpoints(keras.callbacks.Callback):
                 checkpoint.join(self.model)
             self._saved = time.monotonic()
         if stop and not final:
+            if self.gather is not None:
+                self.gather([0.0])  # a worker that ended before the chief has saved would take it along
             raise KeyboardInterrupt
 
     def _meet(self, due: bool, stop: bool) -> tuple[bool, bool]:

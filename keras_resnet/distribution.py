@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.distribute.cluster_resolver.slurm_cluster_resolver import expand_hostlist, expand_tasks_per_node
 
 CLUSTER_VARIABLES = {"TF_CONFIG", "SLURM_STEP_NUM_TASKS"}
 """what describes several workers in the environment"""
@@ -81,9 +82,19 @@ def _cluster() -> Any:
             )
         return resolver if sum(map(len, jobs.values())) > 1 else None
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        # Which GPUs a task sees is for SLURM to say; the resolver would ask nvidia-smi, and fails where there is none.
-        tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
-        return resolvers.SlurmClusterResolver(gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False)
+        # Not SlurmClusterResolver: it sorts hosts as text, so that node10 comes before node2, and shares out GPUs
+        # itself, where here a task takes those that SLURM lets it see.
+        hosts = expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
+        tasks = expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+        port = 20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000  # two jobs may be on one host
+        there = [f"{host}:{port + i}" for host, n in zip(hosts, tasks, strict=True) for i in range(n)]
+        return resolvers.SimpleClusterResolver(
+            tf.train.ClusterSpec({"worker": there}),
+            task_type="worker",
+            task_id=int(os.environ["SLURM_PROCID"]),
+            num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
+            rpc_layer="grpc",
+        )
     return None
 
 
@@ -98,7 +109,7 @@ def worker() -> int:
     cluster = _cluster()
     if cluster is None:
         return 0
-    jobs = cluster.cluster_spec().as_dict()  # before it has been asked for this, SLURM's knows no task
+    jobs = cluster.cluster_spec().as_dict()
     return cluster.task_id + (cluster.task_type == "worker") * len(jobs.get("chief", ()))
 
 
@@ -172,13 +183,17 @@ def prepare(model: keras.Model) -> keras.Model:
     - A batch that does not divide: the mean is over all its pictures, not over the means of the replicas. A replica
       that gets none of the last batch has no part in it; Keras makes every weight NaN. (For losses that are means over
       the batch, as all are by default, and synchronised batch norm, as the networks of this package have on several
-      replicas.) An uneven first batch no longer fails.
+      replicas.) An uneven first batch no longer fails. What callbacks see after such a step is the mean over replicas;
+      the logs of the epoch and of `evaluate` are exact.
+    - In half precision a gradient that is infinite on one replica makes all of them leave out the step; in Keras the
+      others go on, with weights that are infinite or a job that hangs.
     - `steps_per_execution` no longer fails.
     - `MultiWorkerMirroredStrategy` no longer fails.
     - Batch norm that is not synchronised keeps the mean of the replicas' moving statistics; in Keras they drift apart
       and the first replica's are saved. It takes batches of one known size only (`drop_remainder=True`).
 
-    Raises `ValueError` where the model was built outside of the scope, or Keras is of another version than was tested.
+    Raises `ValueError` where the model was built outside of the scope, or Keras is of another version than was tested;
+    `fit` does so for what Keras computes on each replica alone: clipped gradients, and `jit_compile`.
     """
     if model._distribute_strategy is None and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         raise ValueError(f"{model.name} was built outside of the strategy's scope; build it in there")
@@ -194,6 +209,9 @@ def prepare(model: keras.Model) -> keras.Model:
             statistic.value._aggregation = tf.VariableAggregation.MEAN
     for function in (_maybe_symbolic_build, _make_function, compute_loss):
         setattr(model, function.__name__, MethodType(function, model))
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Conv2D):
+            layer.convolution_op = MethodType(convolution_op, layer)
     return model
 
 
@@ -203,8 +221,8 @@ def _own_statistics(model: keras.Model) -> list[keras.layers.BatchNormalization]
     return [norm for norm in norms if not norm.synchronized]
 
 
-# What follows takes the place of methods of the same names in keras/src/backend/tensorflow/trainer.py and
-# keras/src/trainers/trainer.py.
+# What follows takes the place of methods of the same names in keras/src: backend/tensorflow/trainer.py,
+# trainers/trainer.py, layers/convolutional/base_conv.py and optimizers/loss_scale_optimizer.py.
 
 
 def _maybe_symbolic_build(model: Any, iterator: Any = None, data_batch: Any = None) -> None:
@@ -226,6 +244,15 @@ def _make_function(model: Any, step_function: Callable[..., Any]) -> Callable[..
     """Keras passes batches through the loop as optionals, and takes a mean along axis 0 of what has no axes."""
     if model.jit_compile:
         raise ValueError("jit_compile is True, which fails on several replicas; leave it at 'auto'")
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.apply = MethodType(apply, optimizer)
+        optimizer = optimizer.inner_optimizer
+    if optimizer is not None and (optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue):
+        raise ValueError(
+            "the optimizer clips gradients, which Keras does on each replica alone, before they are summed: "
+            "train without, or on one device"
+        )
     strategy = model.distribute_strategy
     needs_one_size = step_function == model.train_step and bool(_own_statistics(model))
 
@@ -282,7 +309,29 @@ def compute_loss(
     replica = tf.distribute.get_replica_context()
     if not training or replica is None:
         return loss
+    if keras.tree.flatten(y)[0].shape[0] is not None and not model.run_eagerly:
+        return loss  # of one known size on all of them
     count = tf.cast(tf.shape(keras.tree.flatten(y)[0])[0], loss.dtype)
     share = count * replica.num_replicas_in_sync / replica.all_reduce("SUM", count)
     # The value stays: Keras' mean of the losses weighs it by the number of pictures already.
     return share * loss + tf.stop_gradient(loss - share * loss)
+
+
+def convolution_op(layer: Any, inputs: Any, kernel: Any) -> Any:
+    """Keras' own, but where there are no pictures: oneDNN then gives back as many channels as there were."""
+    keras_own = functools.partial(type(layer).convolution_op, layer)
+    if inputs.shape[0]:
+        return keras_own(inputs, kernel)
+    count = tf.shape(inputs)[0]
+    blank = functools.partial(tf.zeros, tf.concat([[1], tf.shape(inputs)[1:]], axis=0), inputs.dtype)
+    some = tf.ensure_shape(tf.cond(count > 0, lambda: inputs, blank), [None, *inputs.shape[1:]])
+    return keras_own(some, kernel)[:count]
+
+
+def apply(optimizer: Any, gradients: Sequence[Any], variables: Any = None) -> Any:
+    """Keras asks the first replica of each host whether its gradients are finite, before they are summed."""
+    replica = tf.distribute.get_replica_context()
+    here = tf.cast(optimizer.check_finite(gradients), tf.float32)
+    everywhere = replica.all_reduce("SUM", here) >= replica.num_replicas_in_sync
+    poisoned = [g if g is None else tf.where(everywhere, g, tf.constant(np.inf, g.dtype)) for g in gradients]
+    return type(optimizer).apply(optimizer, poisoned, variables)

@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from keras_resnet import ResNet, data
 from keras_resnet.callbacks import Checkpoints, History
-from keras_resnet.distribution import prepare, require_even, strategy, worker, workers
+from keras_resnet.distribution import _cluster, prepare, require_even, strategy, worker, workers
 from keras_resnet.evaluate import test_probabilities as probabilities_of  # not a test
 from keras_resnet.export import export
 from keras_resnet.recipe import RECIPES
@@ -109,6 +109,57 @@ def test_batches_that_do_not_divide(count, batch_size, steps_per_execution):
     same_weights(replicas[3], alone[3], 1e-6)
     for rows in statistics(model):
         assert (rows == rows[0]).all()
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(129, 64), (65, 64)])
+def test_a_replica_without_pictures_in_float32(count, batch_size):
+    """Where oneDNN convolves: no failure, no number that is none, and an evaluation that counts every picture once."""
+    model = compiled(REPLICAS)
+    history = model.fit(pictures(count, batch_size), epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(history).all() and all(np.isfinite(weight).all() for weight in model.get_weights())
+    images, labels = map(np.concatenate, zip(*pictures(101, 10).as_numpy_iterator(), strict=True))
+    alone = ResNet(SMALL, input_shape=(8, 8, 3), classes=10)
+    alone.set_weights(model.get_weights())
+    wanted = alone.predict(images, verbose=0)
+    np.testing.assert_allclose(model.predict(pictures(101, 10).map(lambda i, _: i), verbose=0), wanted, atol=1e-6)
+    losses = keras.losses.sparse_categorical_crossentropy(labels, wanted)
+    loss, accuracy = model.evaluate(pictures(101, 10), verbose=0)
+    assert loss == pytest.approx(float(np.mean(losses)), rel=1e-5)
+    assert accuracy == pytest.approx(np.mean(wanted.argmax(axis=1) == labels), rel=1e-6)
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_a_gradient_that_is_infinite_on_one_replica_is_left_out_by_all(half):
+    """The gradient 2 x 50 x 0.1, times the loss scale of 2^15, is more than float16's 65,504."""
+    targets = np.zeros((8, 1), np.float32)
+    targets[4 * half : 4 * half + 4] = 50
+    with REPLICAS.scope():
+        inputs = keras.Input((4,))
+        outputs = keras.layers.Dense(1, dtype="mixed_float16")(inputs)
+        model = prepare(keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(outputs)))
+        model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01)), "mse")
+    before = model.get_weights()[0]
+    batch = tf.data.Dataset.from_tensors((np.full((8, 4), 0.1, np.float32), targets))
+    model.fit(batch, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+    assert float(model.optimizer.dynamic_scale.numpy()) == 2**14
+    model.fit(batch.repeat(20), verbose=0)
+    after = model.get_weights()[0]
+    assert np.isfinite(after).all() and (after != before).all()
+
+
+def test_clipped_gradients_are_refused():
+    with REPLICAS.scope():
+        model = prepare(ResNet(SMALL, input_shape=(8, 8, 3), classes=10))
+        model.compile(keras.optimizers.SGD(0.1, global_clipnorm=1.0), "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="clips gradients"):
+        model.fit(pictures(64, 64), verbose=0)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_of_replicas(tmp_path):
+    recipe = replace(RECIPES["digits-tiny"], learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step .* with learning rate 1e"):
+        train(recipe, tmp_path, devices=("CPU:0", "CPU:1"))
 
 
 def test_batch_norm_of_each_replica_keeps_the_mean_of_their_statistics():
@@ -300,14 +351,23 @@ def test_devices_are_not_named_in_a_cluster(monkeypatch):
         strategy(["GPU:0"])
 
 
-@pytest.mark.parametrize("task", range(4))
+@pytest.mark.parametrize("task", [0, 3, 23])
 def test_who_is_who_by_slurm(monkeypatch, task):
-    """Two tasks on each of two nodes, as srun sets it: slurm.schedmd.com/srun.html, output environment variables."""
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    variables = {"STEP_NUM_TASKS": 4, "PROCID": task, "STEP_NODELIST": "node[1-2]", "STEP_TASKS_PER_NODE": "2(x2)"}
+    """Two tasks on each of twelve nodes, as srun sets it: slurm.schedmd.com/srun.html, output environment variables."""
+    variables = {
+        "JOB_ID": 7,
+        "STEP_NUM_TASKS": 24,
+        "PROCID": task,
+        "STEP_NODELIST": "node[1-12]",
+        "STEP_TASKS_PER_NODE": "2(x12)",
+    }
     for name, value in variables.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    assert (workers(), worker()) == (4, task)
+    assert (workers(), worker()) == (24, task)
+    resolver = _cluster()
+    node, port = task // 2 + 1, 20_007 + task % 2
+    assert resolver.cluster_spec().task_address("worker", task) == f"node{node}:{port}"
+    assert resolver.num_accelerators() == {"GPU": 0}, "those that the task sees"
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert (workers(), worker()) == (1, 0)
 

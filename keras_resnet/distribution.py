@@ -28,7 +28,7 @@ def strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
 
     - `TF_CONFIG` or a SLURM job step of several tasks: `MultiWorkerMirroredStrategy` over all devices of all workers.
     - Several devices, named ("GPU:0", "GPU:2") or else all GPUs of this machine: `MirroredStrategy`.
-    - One device: TensorFlow's default, which costs nothing.
+    - One device: TensorFlow's default, which costs nothing, or `OneDeviceStrategy` for another than the first.
 
     GPU memory is taken as it is needed, not all at once.
 
@@ -61,6 +61,8 @@ def _strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
             raise ValueError(f"devices are {', '.join(devices)}; choose from {', '.join(there)}, each once")
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy(devices)
+    if devices[0] == ("GPU:0" if gpus else "CPU:0"):
+        return tf.distribute.get_strategy()  # the device that it takes by itself
     return tf.distribute.OneDeviceStrategy(devices[0])
 
 

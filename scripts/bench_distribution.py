@@ -25,22 +25,22 @@ Fit = Callable[[], None]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=20)
     pairs = parser.parse_args().pairs
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
     recipe = replace(RECIPES["cifar10-resnet20"], dataset="synthetic", batch_size=128)
-    print(f"ResNet-20, 32 px, batch 128, {pairs} pairs of 12 steps")
-    plain = fit(recipe, None, 12)
-    compare("one device, as `train` chooses it, against plain fit", fit(recipe, (), 12), plain, pairs, 12 * 128)
-    compare("one device, named, against plain fit", fit(recipe, ("CPU:0",), 12), plain, pairs, 12 * 128)
+    print(f"ResNet-20, 32 px, batch 128, {pairs} pairs of 5 steps")
+    plain = fit(recipe, None, 5)
+    compare("plain fit of another network against plain fit", fit(recipe, None, 5), plain, pairs, 5 * 128)
+    compare("one device, as `train` chooses it, against plain fit", fit(recipe, (), 5), plain, pairs, 5 * 128)
 
     tiny = RECIPES["digits-tiny"]
-    print(f"ResNet-8, 8 px, batch 64, {pairs} pairs of 220 steps")
+    print(f"ResNet-8, 8 px, batch 64, {pairs} pairs of 110 steps")
     for name, devices in (("one device", ()), ("two replicas on one processor", ("CPU:0", "CPU:1"))):
-        one, many = fit(tiny, devices, 220), fit(tiny, devices, 220, 22)
-        compare(f"{name}: 22 steps an execution against 1", many, one, pairs, 220 * 64)
+        one, many = fit(tiny, devices, 110), fit(tiny, devices, 110, 22)
+        compare(f"{name}: 22 steps an execution against 1", many, one, pairs, 110 * 64)
 
     print("ResNet-20 on the digits in float32, learning rate 0.1: relative difference of the loss of a step")
     base = losses(())

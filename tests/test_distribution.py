@@ -304,7 +304,7 @@ def test_shards_together_are_the_batch(tmp_path, kind, augmentation, lighting):
 
 
 def test_devices(monkeypatch):
-    assert strategy() is ALONE
+    assert strategy() is strategy(["CPU:0"]) is ALONE
     assert strategy(["CPU:1"]).num_replicas_in_sync == 1
     assert strategy(["CPU:0", "CPU:1"]).num_replicas_in_sync == 2
     for devices in (["GPU:7"], ["CPU:0", "CPU:0"]):

@@ -12,7 +12,7 @@ _HOME = {
     "build": "model",
     "feature_pyramid": "model",
     "freeze": "model",
-    "prepare": "distribution",
+    "prepare": "replicas",
     "Preprocessing": "data",
     "PREPROCESSING": "data",
     "ResNetSpec": "spec",

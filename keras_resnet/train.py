@@ -19,6 +19,7 @@ from .callbacks import Checkpoints, History, Plateau, ProgressBar, StopOnNaN
 from .model import build, freeze
 from .optimization import compile_for, floatx
 from .recipe import Recipe
+from .replicas import prepare
 from .run import Run, whole_file, write_text
 from .schedule import Schedule
 
@@ -87,7 +88,7 @@ def train(
                 start.take(begun, model, recipe, dataset.labels)
             schedule = compile_for(
                 recipe,
-                distribution.prepare(model),
+                prepare(model),
                 steps,
                 _class_weights(dataset) if recipe.weigh_classes else None,
                 steps_per_execution,

@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras_resnet import data, distribution
 from keras_resnet.optimization import compile_for
 from keras_resnet.recipe import RECIPES, Recipe
+from keras_resnet.replicas import prepare
 from keras_resnet.train import network
 
 Fit = Callable[[], None]
@@ -63,7 +64,7 @@ def prepared(recipe: Recipe, devices: tuple[str, ...] | None, steps_per_executio
     with strategy.scope():
         model = network(recipe, preprocessing.crop, len(dataset.labels), weight_decay=recipe.weight_decay)
         if devices is not None:
-            model = distribution.prepare(model)
+            model = prepare(model)
         compile_for(recipe, model, 1000, steps_per_execution=steps_per_execution)
     if devices is None:
         return model, data.train_batches(dataset.train, preprocessing, **arguments)

@@ -24,10 +24,11 @@ import tensorflow as tf
 
 from keras_resnet import ResNet, data
 from keras_resnet.callbacks import Checkpoints, History
-from keras_resnet.distribution import _cluster, prepare, require_even, strategy, worker, workers
+from keras_resnet.distribution import _cluster, require_even, strategy, worker, workers
 from keras_resnet.evaluate import test_probabilities as probabilities_of  # not a test
 from keras_resnet.export import export
 from keras_resnet.recipe import RECIPES
+from keras_resnet.replicas import prepare
 from keras_resnet.run import Run
 from keras_resnet.spec import ResNetSpec
 from keras_resnet.train import train

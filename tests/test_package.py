@@ -14,7 +14,7 @@ ROOT = Path(keras_resnet.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 # One way, upwards: each module may import what stands above it, and only what it needs.
-NETWORK = {"spec", "recipe", "run", "analysis", "data", "model", "distribution", "weights", "factories"}
+NETWORK = {"spec", "recipe", "run", "analysis", "data", "model", "distribution", "replicas", "weights", "factories"}
 TRAINING = {"schedule", "optimization", "bn_statistics", "checkpoint", "callbacks", "start"}
 SERVING = {"fold", "serving", "serving_files", "card", "cpp_loader"}
 VERBS = {"train", "evaluate", "export", "check", "predict", "diagnose"}
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "data": set(),
     "model": {"spec"},
     "distribution": set(),
+    "replicas": set(),
     "weights": {"spec", "model", "data"},
     "factories": {"spec", "model", "weights", "data"},
     "schedule": {"recipe"},

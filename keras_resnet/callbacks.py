@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from . import checkpoint
+from .distribution import assign_replica_values, replica_values
 from .run import write_table
 from .schedule import Schedule, plateau_factor
 
@@ -110,7 +111,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.gather = gather
         self.chief = chief
         self.step = 0
-        self._metrics: list[Any] | None = None
+        self._metrics: np.ndarray | None = None
 
     def restore(self, model: keras.Model) -> int:
         """Puts the newest checkpoint into the model and the history; returns the steps already done.
@@ -128,7 +129,7 @@ class Checkpoints(keras.callbacks.Callback):
         if found is not None:
             self.step, notes = found
             self.history.rows = notes["history"]
-            self._metrics = [variable.numpy() for variable in model.metrics_variables]
+            self._metrics = np.array(notes["metrics"])
         return self.step
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -138,8 +139,7 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # fit has just reset the metrics; in an epoch that goes on they go on too.
         if self._metrics is not None and self.step % self.history.steps_per_epoch:
-            for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
-                variable.assign(value)
+            assign_replica_values(self.model.distribute_strategy, self.model.metrics_variables, self._metrics)
         self._metrics = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -157,10 +157,10 @@ class Checkpoints(keras.callbacks.Callback):
         if self.gather is not None:
             due, stop = self._meet(due, stop)
         if due or stop:
+            metrics = replica_values(self.model.distribute_strategy, self.model.metrics_variables)
             if self.chief:
-                checkpoint.save(self.folder, self.step, self.model, {"history": self.history.rows})
-            else:
-                checkpoint.join(self.model)
+                notes = {"history": self.history.rows, "metrics": metrics.tolist()}
+                checkpoint.save(self.folder, self.step, self.model, notes)
             self._saved = time.monotonic()
         if stop and not final:
             if self.gather is not None:

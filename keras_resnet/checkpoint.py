@@ -1,7 +1,7 @@
 """The complete state of a training, in one file that is whole or not there.
 
-A checkpoint is a NumPy `.npz` archive: every variable of the model, its optimizer and its metrics, and one
-JSON text for whatever else has state. Nothing in it is pickled, and the archive's own checksums tell a
+A checkpoint is a NumPy `.npz` archive: every variable of the model and its optimizer, and one JSON text for
+whatever else has state. Nothing in it is pickled, and the archive's own checksums tell a
 damaged file. The two newest are kept, so that there is one to fall back to.
 """
 
@@ -26,8 +26,8 @@ _NOTES = "notes"
 def save(folder: Path, step: int, model: keras.Model, notes: dict[str, Any]) -> Path:
     """Writes `step-NNNNNNNN.npz`, then removes all but the newest two.
 
-    `notes` is what is not a variable, as JSON. Where several workers train, the others call `join` meanwhile. Raises
-    `OSError` where the disk is full or may not be written; the checkpoints that were there stay.
+    `notes` is what else there is, as JSON. Raises `OSError` where the disk is full or may not be written; the
+    checkpoints that were there stay.
     """
     arrays = {name: variable.numpy() for name, variable in _variables(model)}
     path = folder / f"step-{step:08d}.npz"
@@ -38,12 +38,6 @@ def save(folder: Path, step: int, model: keras.Model, notes: dict[str, Any]) -> 
     for old in _newest_first(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
-
-
-def join(model: keras.Model) -> None:
-    """What a worker that does not write does while the chief saves: a metric is summed over all of them to be read."""
-    for variable in model.metrics_variables:
-        variable.numpy()
 
 
 def restore(folder: Path, model: keras.Model) -> tuple[int, dict[str, Any]] | None:
@@ -80,9 +74,8 @@ def _assign(path: Path, model: keras.Model, arrays: dict[str, np.ndarray]) -> No
 
 
 def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
-    groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
-    for group, variables in groups.items():
-        # Numbered, because every metric has a "total". Only layers have names that are the same in every process.
+    for group, variables in {"model": model.variables, "optimizer": model.optimizer.variables}.items():
+        # Numbered, because only layers have names that are the same in every process.
         for number, variable in enumerate(variables):
             yield f"{group}/{number:05d}/{variable.path if group == 'model' else variable.name}", variable
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute.cluster_resolver.slurm_cluster_resolver import expand_hostlist, expand_tasks_per_node
@@ -106,7 +107,7 @@ def worker() -> int:
     return cluster.task_id + (cluster.task_type == "worker") * len(jobs.get("chief", ()))
 
 
-def gather(strategy: tf.distribute.Strategy, numbers: Sequence[float]) -> np.ndarray:
+def gather(strategy: tf.distribute.Strategy, numbers: Sequence[float] | np.ndarray) -> np.ndarray:
     """The numbers that each worker gives: float64 `[workers, len(numbers)]`.
 
     Where there are several workers all of them must call it, and each waits for the last.
@@ -120,6 +121,29 @@ def gather(strategy: tf.distribute.Strategy, numbers: Sequence[float]) -> np.nda
         lambda context: tf.constant(rows * (context.replica_id_in_sync_group % here == 0))
     )
     return strategy.reduce("SUM", brought, axis=None).numpy()
+
+
+def replica_values(strategy: tf.distribute.Strategy, scalars: Sequence[keras.Variable]) -> np.ndarray:
+    """What each replica has in variables that differ among them, as metrics do: float64 `[replicas, len(scalars)]`.
+
+    Where there are several workers all of them must call it.
+    """
+    here = zip(*(map(float, strategy.experimental_local_results(scalar.value)) for scalar in scalars), strict=True)
+    return gather(strategy, np.array(list(here)).ravel()).reshape(strategy.num_replicas_in_sync, len(scalars))
+
+
+def assign_replica_values(
+    strategy: tf.distribute.Strategy, scalars: Sequence[keras.Variable], values: np.ndarray
+) -> None:
+    """Puts back what `replica_values` gave. Where it came of another number of replicas, the first gets the sums."""
+    replicas = strategy.num_replicas_in_sync
+    if len(values) != replicas:
+        values = np.pad(values.sum(axis=0, keepdims=True), ((0, replicas - 1), (0, 0)))
+    for scalar, of_replicas in zip(scalars, values.T, strict=True):
+        for own, value in zip(
+            strategy.experimental_local_results(scalar.value), np.split(of_replicas, workers())[worker()], strict=True
+        ):
+            own.assign(value)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,15 @@ import tensorflow as tf
 
 from keras_resnet import ResNet, data
 from keras_resnet.callbacks import Checkpoints, History
-from keras_resnet.distribution import _cluster, require_even, strategy, worker, workers
+from keras_resnet.distribution import (
+    _cluster,
+    assign_replica_values,
+    replica_values,
+    require_even,
+    strategy,
+    worker,
+    workers,
+)
 from keras_resnet.evaluate import test_probabilities as probabilities_of  # not a test
 from keras_resnet.export import export
 from keras_resnet.recipe import RECIPES
@@ -266,6 +274,32 @@ def test_workers_that_do_not_share_the_folder_are_told(tmp_path):
     checkpoints = Checkpoints(tmp_path, history, 66, 60.0, lambda: False, gather, chief=False)
     with pytest.raises(ValueError, match=r"different checkpoints in .*steps 0, 100.*folder that all of them share"):
         checkpoints.restore(compiled(ALONE))
+
+
+def test_what_each_replica_has_comes_back():
+    """Their sum alone would not do: halves of it add up to other last bits."""
+    means = {}
+    for within in (REPLICAS, ALONE):
+        with within.scope():
+            means[within] = keras.metrics.Mean()
+
+    def seen(batch):
+        means[REPLICAS].update_state(batch)
+
+    batches = REPLICAS.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices([0.1, 0.2, 0.7]).batch(3))
+    for batch in batches:
+        REPLICAS.run(seen, args=(batch,))
+    totals = [np.float32(0.1) + np.float32(0.2), np.float32(0.7)]
+    for within, wanted in (
+        (REPLICAS, [[totals[0], 2], [totals[1], 1]]),
+        (ALONE, [[sum(totals), 3]]),
+    ):
+        rows = replica_values(REPLICAS, means[REPLICAS].variables)
+        means[within].reset_state()
+        assign_replica_values(within, means[within].variables, rows)
+        np.testing.assert_array_equal(replica_values(within, means[within].variables), wanted)
+    assign_replica_values(REPLICAS, means[REPLICAS].variables, np.array([[0.25, 3]]))
+    np.testing.assert_array_equal(replica_values(REPLICAS, means[REPLICAS].variables), [[0.25, 3], [0, 0]])
 
 
 def test_steps_per_execution_changes_nothing(tmp_path):

@@ -72,7 +72,7 @@ def test_what_travels_with_it(digits_run, exported):
 def test_the_card_gives_the_measured_error_and_the_hashes(digits_run, tmp_path, monkeypatch):
     """The gate has been tested elsewhere, and takes its time."""
     monkeypatch.setattr("keras_resnet.export._require_passed", lambda *_: None)
-    shutil.copytree(digits_run.path, tmp_path / "run")
+    shutil.copytree(digits_run.path, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation*"))
     result = {"top1_error": 12.3456, "top5_error": 1.0, "images": 360, "dataset": "digits", "split": "test"}
     Run(tmp_path / "run").evaluation_file().write_text(json.dumps(result))
     version = export(tmp_path / "run", to=tmp_path)

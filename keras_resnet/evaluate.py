@@ -49,7 +49,7 @@ def evaluate(
         "views": views,
         "scores": scores,
         "dataset": run.recipe().dataset,
-        "split": "test",
+        "split": "held out of train" if start.test_held_out(run) else "test",
         "class_errors": class_errors(confusion, names),
     }
     write_text(run.confusion_file(views), _table(confusion, names))

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -105,17 +106,22 @@ def decoded(
         picture = data.decode_untrusted(image_bytes_of(request))
         return row, data.test_view(preprocessing, picture[tf.newaxis])[0]
 
-    # A data set, since only that can drop what fails. Each picture says which row it is of.
-    pictures = tf.data.Dataset.from_tensor_slices((tf.range(count), requests))
-    pictures = pictures.map(view, num_parallel_calls=DECODERS, deterministic=True).ignore_errors()
-    # A row too many, so that a batch is never empty.
-    pictures = pictures.concatenate(tf.data.Dataset.from_tensors((count, tf.zeros([size, size, 3]))))
     options = tf.data.Options()
     # Both would be done anew for every request, and waited for.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-    rows, views = pictures.batch(count + 1).with_options(options).get_single_element()
-    rows = rows[:, tf.newaxis]
-    views = tf.scatter_nd(rows, views, tf.stack([count + 1, size, size, 3]))[:-1]
-    readable = tf.scatter_nd(rows, tf.ones_like(rows, tf.bool), tf.stack([count + 1, 1]))[:-1]
-    return tf.ensure_shape(views, [None, size, size, 3]), tf.ensure_shape(readable, [None, 1])
+
+    def read(decoders: int | None) -> tuple[tf.Tensor, tf.Tensor]:
+        # A data set, since only that can drop what fails. Each picture says which row it is of.
+        pictures = tf.data.Dataset.from_tensor_slices((tf.range(count), requests))
+        pictures = pictures.map(view, num_parallel_calls=decoders).ignore_errors()
+        # A black one at the end stands for all that were dropped.
+        pictures = pictures.concatenate(tf.data.Dataset.from_tensors((count, tf.zeros([size, size, 3]))))
+        return pictures.batch(count + 1).with_options(options).get_single_element()
+
+    # Handing one picture to another thread costs more than it saves.
+    rows, views = tf.cond(count > 1, partial(read, DECODERS), partial(read, None))
+    black = tf.size(rows, out_type=tf.int64) - 1
+    places = tf.tensor_scatter_nd_update(tf.fill([count], black), rows[:-1, tf.newaxis], tf.range(black))
+    views = tf.ensure_shape(tf.gather(views, places), [None, size, size, 3])
+    return views, (places < black)[:, tf.newaxis]

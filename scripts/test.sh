@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need into .venv and runs them; arguments after --all go to pytest.
-#   scripts/test.sh          the fast tests, under five minutes on two cores
-#   scripts/test.sh --all    all tests, lint and types
+# Installs what the tests need into .venv and runs them.
+#   scripts/test.sh          the fast tests, under five minutes on two cores; arguments go to pytest
+#   scripts/test.sh --all    lint, types and all tests
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,10 +15,12 @@ if [ -z "${TFDS_DATA_DIR:-}" ] && [ -d ../shared/tfds/cifar10 ]; then
 fi
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
+fast=("$VENV/bin/python" -m pytest -m "not slow" --numprocesses 2 --dist worksteal)
 if [ "${1:-}" = --all ]; then
-    shift
     "$VENV/bin/flake8" keras_resnet tests scripts
     "$VENV/bin/mypy"
-    exec "$VENV/bin/python" -m pytest "$@"
+    "${fast[@]}"
+    # One at a time: many of these start processes of their own, and wait for them.
+    exec "$VENV/bin/python" -m pytest -m slow
 fi
-exec "$VENV/bin/python" -m pytest -m "not slow" "$@"
+exec "${fast[@]}" "$@"

@@ -28,6 +28,7 @@ def refused(result, *says):
     return True
 
 
+@pytest.mark.slow
 def test_the_whole_path(tmp_path):
     folder = tmp_path / "run"
     assert run("train", "digits-tiny", "--run-dir", folder, "--epochs", "1").returncode == 0

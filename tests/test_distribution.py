@@ -210,6 +210,7 @@ def test_xla_is_refused():
         model.fit(pictures(64, 64), verbose=0)
 
 
+@pytest.mark.slow
 def test_a_prepared_network_is_saved_as_one_of_stock_layers(tmp_path):
     model = compiled(REPLICAS)
     model.fit(pictures(64, 64), verbose=0)
@@ -228,6 +229,7 @@ numpy.save(sys.argv[3], keras.models.load_model(sys.argv[1]).predict(images, ver
     np.testing.assert_allclose(np.load(files[2]), model.predict(images, verbose=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_export_of_replicas_answers_as_they_were_evaluated(tmp_path):
     """To 1e-5, each weight stored once."""
     run = train(replace(RECIPES["digits-tiny"], epochs=1), tmp_path / "run", devices=("CPU:0", "CPU:1"))
@@ -472,6 +474,14 @@ def stock(file, *devices, environment=None):
     return subprocess.Popen(command, env=os.environ | (environment or {}), stderr=subprocess.PIPE, text=True)
 
 
+def workers_here(number):
+    """TF_CONFIG of each of as many workers on this machine."""
+    with contextlib.ExitStack() as held:  # all at once, so that they differ
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        there = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    return [cluster({"worker": there}, "worker", i) for i in range(number)]
+
+
 @pytest.fixture(scope="module")
 def stock_on_one_device(tmp_path_factory):
     file = tmp_path_factory.mktemp("stock") / "one.npz"
@@ -489,11 +499,7 @@ def test_fit_of_a_prepared_network_is_the_same_as_on_one_device(stock_on_one_dev
     if kind == "replicas":
         processes = [stock(file, *(f"CPU:{i}" for i in range(number)))]
     else:
-        with contextlib.ExitStack() as held:  # all at once, so that they differ
-            sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-            there = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-        configs = [cluster({"worker": there}, "worker", i) for i in range(number)]
-        processes = [stock(file, environment={"TF_CONFIG": config}) for config in configs]
+        processes = [stock(file, environment={"TF_CONFIG": config}) for config in workers_here(number)]
     for process in processes:
         _, said = process.communicate(timeout=500)
         assert process.returncode == 0, said
@@ -503,6 +509,54 @@ def test_fit_of_a_prepared_network_is_the_same_as_on_one_device(stock_on_one_dev
     np.testing.assert_allclose(evaluated, wanted_evaluated, rtol=1e-6)
     np.testing.assert_allclose(predicted, wanted_predicted, atol=1e-6)
     same_weights(weights, wanted_weights, 1e-4)
+
+
+HALF_PRECISION = """
+import sys
+import keras
+import numpy as np
+import tensorflow as tf
+from keras_resnet import distribution, prepare
+strategy = distribution.strategy()
+targets = np.zeros((8, 1), np.float32)
+targets[4:] = 50
+with strategy.scope():
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dense(1, dtype="mixed_float16")(inputs)
+    model = prepare(keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(outputs)))
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01)), "mse")
+options = tf.data.Options()
+options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+pairs = tf.data.Dataset.from_tensor_slices((np.full((8, 4), 0.1, np.float32), targets))
+weights = [model.get_weights()[0]]
+for steps in (1, 20):
+    model.fit(pairs.repeat(steps).batch(8).with_options(options), shuffle=False, verbose=0)
+    weights.append(model.get_weights()[0])
+    if steps == 1:
+        scale = model.optimizer.dynamic_scale.numpy()
+np.savez(sys.argv[1] + str(distribution.worker()), scale, *weights)
+"""
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_infinite_on_one_worker_is_left_out_by_all(tmp_path):
+    """As on one replica of a process; the second worker's is."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", HALF_PRECISION, str(tmp_path / "found")],
+            env=os.environ | {"TF_CONFIG": config},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for config in workers_here(2)
+    ]
+    for process in processes:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    for worker_number in "01":
+        scale, before, then, after = np.load(tmp_path / f"found{worker_number}.npz").values()
+        assert scale == 2**14 and (then == before).all()
+        assert np.isfinite(after).all() and (after != before).all()
 
 
 def launch(workers, *arguments, **options):

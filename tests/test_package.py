@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "bn_statistics": set(),
     "start": {"recipe", "run", "data", "weights"},
     "checkpoint": {"run"},
-    "callbacks": {"checkpoint", "run", "schedule"},
+    "callbacks": {"checkpoint", "distribution", "run", "schedule"},
     "fold": {"model"},
     "serving": {"data"},
     "serving_files": set(),

@@ -272,6 +272,7 @@ def test_twenty_kills(tmp_path):
     assert same(weights(killed), weights(whole))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(unbroken, tmp_path):
     command = [*COMMAND, "--epochs", "4", "--checkpoint-seconds", "0.01", "--run-dir", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -293,6 +294,7 @@ def limit_file_size():
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_line_and_the_last_checkpoint_stays(tmp_path):
     command = [*COMMAND, "--epochs", "40", "--checkpoint-seconds", "0.1", "--run-dir", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -340,6 +342,7 @@ print(keras.models.load_model(sys.argv[1]).count_params())
     assert done.stdout.split()[-1] == str(432 + 2 * 2304 + 4608 + 9216 + 18432 + 36864 + 4 * (48 + 64 + 128) + 650)
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one_device_does(tmp_path):
     """Synchronised batch norm and a global batch: the same loss, and a network without a trace of the replicas."""
     # A small learning rate: at a large one a rounding that moves a value over ReLU's corner grows from step to step.

@@ -101,6 +101,7 @@ def test_pictures_that_are_no_jpeg_have_the_same_view(photographs, encode):
     np.testing.assert_allclose(picture, wanted, atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("traced", [False, True])
 def test_every_shorter_side_every_offset_and_both_mirror_images_are_equally_likely(traced):
     """Read off pictures whose red is x and whose green is y: slope and intercept tell how they were cut."""

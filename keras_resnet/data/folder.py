@@ -16,17 +16,12 @@ import tensorflow as tf
 from PIL import ExifTags, Image
 
 from .dataset import Dataset, Files, hold_out_test
-from .preprocessing import decode
+from .preprocessing import MAX_ASPECT, MAX_PIXELS, decode
 
 TRAIN = "train"
 TEST = ("test", "validation", "valid", "val")
 """the first that is there is the test split, the next is validated on"""
 SPLIT_WORDS = (TRAIN, *TEST, "training", "testing")
-
-# What is beyond these would fill the memory when it is resized for the network, several at a time.
-LONGEST = 100
-"""times the shorter side that the longer one may be"""
-MOST_PIXELS = 2**27
 
 
 def load(path: Path, *, seed: int = 0, skip_broken: bool = False) -> Dataset:
@@ -197,10 +192,10 @@ def _fault(file: str, sides: tuple[int, ...]) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     shorter, longer = sorted(sides)
-    if longer > LONGEST * shorter:
+    if longer > MAX_ASPECT * shorter:
         return f"{longer} pixels long and {shorter} wide"
-    if shorter * longer > MOST_PIXELS:
-        return f"{shorter * longer:,} pixels; {MOST_PIXELS:,} at most"
+    if shorter * longer > MAX_PIXELS:
+        return f"{shorter * longer:,} pixels; {MAX_PIXELS:,} at most"
     return None
 
 

@@ -26,7 +26,7 @@ Fit = Callable[[], None]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=60, help="of the first part; a third as many of the second")
     pairs = parser.parse_args().pairs
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -37,7 +37,7 @@ def main() -> None:
     compare("plain fit of another network against plain fit", fit(recipe, None, 5), plain, pairs, 5 * 128)
     compare("one device, as `train` chooses it, against plain fit", fit(recipe, (), 5), plain, pairs, 5 * 128)
 
-    tiny = RECIPES["digits-tiny"]
+    tiny, pairs = RECIPES["digits-tiny"], -(-pairs // 3)
     print(f"ResNet-8, 8 px, batch 64, {pairs} pairs of 110 steps")
     for name, devices in (("one device", ()), ("two replicas on one processor", ("CPU:0", "CPU:1"))):
         one, many = fit(tiny, devices, 110), fit(tiny, devices, 110, 22)

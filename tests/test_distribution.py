@@ -120,6 +120,7 @@ def test_batches_that_do_not_divide(count, batch_size, steps_per_execution):
         assert (rows == rows[0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "batch_size"), [(129, 64), (65, 64)])
 def test_a_replica_without_pictures_in_float32(count, batch_size):
     """Where oneDNN convolves: no failure, no number that is none, and an evaluation that counts every picture once."""
@@ -165,6 +166,7 @@ def test_clipped_gradients_are_refused():
         model.fit(pictures(64, 64), verbose=0)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_training_of_replicas(tmp_path):
     recipe = replace(RECIPES["digits-tiny"], learning_rate=1e30)
     with pytest.raises(FloatingPointError, match="the loss is nan at step .* with learning rate 1e"):

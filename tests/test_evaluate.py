@@ -186,6 +186,7 @@ def test_picture_files_are_tested_as_the_same_pictures_in_memory(digits_run, vie
     assert ours | {"dataset": "digits"} == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", data.VIEWS)
 def test_the_batch_size_does_not_matter(digits_run, views):
     """Of views: 7 are one picture with all its views, and 70 are seven ten crops."""

@@ -114,6 +114,7 @@ def test_a_saved_model_that_disagrees_is_not_released(digits_run, tmp_path, monk
     assert list((tmp_path / digits_run.name).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_network_that_is_folded_wrongly_is_not_released(digits_run, tmp_path, monkeypatch):
     def wrong(model):
         folded = fold(model)

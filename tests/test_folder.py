@@ -341,6 +341,7 @@ def test_a_file_instead_of_a_folder(tmp_path):
         data.load(str(tmp_path / "pets.zip"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pets has no test split")
 def test_a_picture_that_is_gone_while_it_trains(tmp_path, monkeypatch):
     """Said in a line with its name; put back, the training goes on."""

@@ -1,8 +1,8 @@
 """The complete state of a training, in one file that is whole or not there.
 
-A checkpoint is a NumPy `.npz` archive: every variable of the model and its optimizer, and one JSON text for
-whatever else has state. Nothing in it is pickled, and the archive's own checksums tell a
-damaged file. The two newest are kept, so that there is one to fall back to.
+A checkpoint is a NumPy `.npz` archive: every variable of the model and its optimizer, and one JSON text for whatever
+else has state. Nothing in it is pickled, and the archive's own checksums tell a damaged file. The two newest are kept,
+so that there is one to fall back to.
 """
 
 import json

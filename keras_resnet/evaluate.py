@@ -39,7 +39,7 @@ def evaluate(
             is missing, has other classes by now, or other pictures where the test split was held out of them.
     """
     run = Run(Path(run_dir))
-    probabilities, labels = test_probabilities(run, views=views, scores=scores, batch_size=batch_size)
+    dataset, probabilities, labels = _tested(run, views, scores, batch_size)
     names = run.labels()
     confusion = confusion_matrix(probabilities, labels)
     result = {
@@ -49,7 +49,7 @@ def evaluate(
         "views": views,
         "scores": scores,
         "dataset": run.recipe().dataset,
-        "split": "held out of train" if start.test_held_out(run) else "test",
+        "split": "held out of train" if dataset.test_held_out else "test",
         "class_errors": class_errors(confusion, names),
     }
     write_text(run.confusion_file(views), _table(confusion, names))
@@ -64,6 +64,10 @@ def test_probabilities(
 
     Arguments and errors are those of `evaluate`.
     """
+    return _tested(run, views, scores, batch_size)[1:]
+
+
+def _tested(run: Run, views: str, scores: str, batch_size: int) -> tuple[data.Dataset, np.ndarray, np.ndarray]:
     require("views", views, tuple(data.VIEWS))
     require("scores", scores, SCORES)
     if batch_size < 1:
@@ -89,7 +93,7 @@ def test_probabilities(
             probabilities.append(softmax(logits.mean(axis=0)))
         labels.append(numbers.numpy())
     assert sum(map(len, labels)) == len(dataset.test)
-    return np.concatenate(probabilities), np.concatenate(labels)
+    return dataset, np.concatenate(probabilities), np.concatenate(labels)
 
 
 def _fully_convolutional(run: Run, model: keras.Model) -> keras.Model:

@@ -61,11 +61,6 @@ def require_same(run: Run, dataset: data.Dataset) -> None:
             )
 
 
-def test_held_out(run: Run) -> bool:
-    """Whether the run's test split is a part of the training split, kept out of it, as far as the run says."""
-    return run.data_file.exists() and json.loads(run.data_file.read_text(encoding="utf-8"))["test_held_out"]
-
-
 def _describe(dataset: data.Dataset) -> dict[str, Any]:
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return {

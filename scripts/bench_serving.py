@@ -61,11 +61,12 @@ def main() -> None:
         maker.join()
         if maker.exitcode:
             sys.exit(maker.exitcode)
-        networks, nets = (OURS, KERAS, OPENVINO, ONNX), (OURS, OURS_ALONE, LIGHT, LIGHT_ALONE)
-        workers = {kind: Worker(context, kind, folder) for kind in {**dict.fromkeys(networks), **dict.fromkeys(nets)}}
+        networks, decoding = (OURS, KERAS, OPENVINO, ONNX), (OURS, OURS_ALONE, LIGHT, LIGHT_ALONE)
+        kinds = dict.fromkeys((*networks, *decoding))
+        workers = {kind: Worker(context, kind, folder) for kind in kinds}
         agree({kind: workers[kind] for kind in (*networks, OURS_ALONE)})
         of_networks = rounds({kind: workers[kind] for kind in networks}, TENSORS, args.rounds)
-        of_decoding = rounds({kind: workers[kind] for kind in nets}, JPEGS, args.rounds)
+        of_decoding = rounds({kind: workers[kind] for kind in decoding}, JPEGS, args.rounds)
         print_table({kind: workers[kind] for kind in networks}, of_networks)
         print_decoding(of_decoding)
         for worker in workers.values():

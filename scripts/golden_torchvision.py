@@ -1,11 +1,10 @@
-"""Writes tests/golden/torchvision.json: logits of torchvision's ResNets, computed by PyTorch, apart from this package.
+"""Write tests/golden/torchvision.json: logits of torchvision's ResNets, computed by PyTorch.
 
-The networks are written down here a second time, in PyTorch and under torchvision's names, so that the loading of
-checkpoints is held against something that shares no code with it. The weights are made up, but each follows from its
-name alone: the golden file needs no checkpoint, and two tensors of one shape that trade places give other logits.
+The networks are implemented a second time here, in PyTorch with torchvision's names, so that the
+reference shares no code with the package. Weights are random with a seed from the tensor's name:
+the golden file needs no checkpoint, and swapping two tensors of equal shape changes the logits.
 
-Everything but `main` and `module` does without PyTorch, for the tests. To write the file again (PyTorch is needed
-for nothing else in this project):
+Only `main` and `module` need PyTorch; the tests use the other functions. To regenerate the file:
 
     pip install torch numpy
     python scripts/golden_torchvision.py
@@ -20,21 +19,21 @@ from typing import Any
 import numpy as np
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "torchvision.json"
-UNITS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}  # of layer1 to layer4
+UNITS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}  # in layer1 to layer4
 BOTTLENECK = {"resnet18": False, "resnet50": True}
-SIZES = ((224, 224), (160, 192))  # (height, width); the second shows a height taken for a width
-CLASSES = range(0, 1000, 32)  # a sample keeps the file small: every class sees the whole network
+SIZES = ((224, 224), (160, 192))  # (height, width); the second detects swapped height and width
+CLASSES = range(0, 1000, 32)  # a sample keeps the file small; each logit depends on all layers
 
 
 def convolutions(network: str, width: int, stride: int) -> list[tuple[int, int, int]]:
-    """(kernel, stride, outputs) along one unit; a bottleneck strides in its 3x3, "v1.5"."""
+    """Return (kernel, stride, outputs) per convolution; a bottleneck's 3x3 strides (v1.5)."""
     if BOTTLENECK[network]:
         return [(1, 1, width), (3, stride, width), (1, 1, 4 * width)]
     return [(3, stride, width), (3, 1, width)]
 
 
 def shapes(network: str) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor, in torchvision's order."""
+    """Return the shape of every tensor by name, in torchvision's order."""
     table: dict[str, tuple[int, ...]] = {}
 
     def conv_and_norm(conv: str, bn: str, outputs: int, inputs: int, kernel: int) -> None:
@@ -50,7 +49,9 @@ def shapes(network: str) -> dict[str, tuple[int, ...]]:
             name = f"layer{stage + 1}.{unit}"
             stride = 2 if stage > 0 and unit == 0 else 1
             inputs = channels
-            for k, (kernel, _, outputs) in enumerate(convolutions(network, 64 * 2**stage, stride), start=1):
+            for k, (kernel, _, outputs) in enumerate(
+                convolutions(network, 64 * 2**stage, stride), start=1
+            ):
                 conv_and_norm(f"{name}.conv{k}", f"{name}.bn{k}", outputs, channels, kernel)
                 channels = outputs
             if stride > 1 or inputs != channels:
@@ -59,22 +60,23 @@ def shapes(network: str) -> dict[str, tuple[int, ...]]:
 
 
 def tensor(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The tensor of that name: float32, as in a checkpoint, and the int64 that counts batches."""
+    """Return the tensor with a name: float32, as in a checkpoint, or the int64 count of batches."""
     if key.endswith("num_batches_tracked"):
         return np.array(1, np.int64)
-    # Not default_rng: numpy may change its stream from one version to the next, but has frozen that of RandomState.
+    # NumPy may change the stream of default_rng in any version, but has frozen RandomState's.
     z = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
     if len(shape) > 1:
         z *= math.sqrt(2 / math.prod(shape[1:]))
-        # After a ReLU all is positive: kernels of zero sum keep that common part, larger than what tells two pictures
-        # apart, from swamping the logits.
+        # Values after a ReLU are positive. Kernels with a sum of zero remove their mean, which is
+        # larger than the difference between two images and would dominate the logits.
         if key != "conv1.weight":
             z -= z.mean(axis=tuple(range(1, z.ndim)), keepdims=True)
     elif key.endswith("running_var"):
         z = np.exp(0.5 * z)
     elif key.endswith("weight"):
         z = np.maximum(1 + 0.2 * z, 0.1)
-        # A residual branch ends in bn2 or bn3; were it as strong as its shortcut, the sums would grow with every unit.
+        # A residual branch ends in bn2 or bn3. Halving it keeps the sums from growing with every
+        # unit.
         if key.endswith(("bn2.weight", "bn3.weight")):
             z *= 0.5
     else:
@@ -83,20 +85,27 @@ def tensor(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def images(height: int, width: int) -> np.ndarray:
-    """Two pictures, float32 `[2, 3, height, width]`, as after normalisation: noise, each with a tint of its own."""
+    """Return two normalized images of tinted noise, float32 `[2, 3, height, width]`."""
     random = np.random.RandomState(0)
-    # Noise alone is the same to a network that averages over the picture, and so are its three colours.
+    # Without a tint, a network that averages over the image could hardly distinguish noise.
     tint = random.standard_normal((2, 3, 1, 1))
-    return ((tint + random.standard_normal((2, 3, height, width))) / math.sqrt(2)).astype(np.float32)
+    return ((tint + random.standard_normal((2, 3, height, width))) / math.sqrt(2)).astype(
+        np.float32
+    )
 
 
 def checksum(network: str) -> float:
-    """The sum of all absolute weights: names a drift of the random numbers before it shows in the logits."""
-    return float(sum(np.abs(tensor(key, shape)).sum(dtype=np.float64) for key, shape in shapes(network).items()))
+    """Return the sum of all absolute weights, to detect changes of the random numbers."""
+    return float(
+        sum(
+            np.abs(tensor(key, shape)).sum(dtype=np.float64)
+            for key, shape in shapes(network).items()
+        )
+    )
 
 
 def module(network: str) -> Any:
-    """The `torch.nn.Module`, in evaluation mode and float64."""
+    """Return the `torch.nn.Module`, in evaluation mode and float64."""
     import torch
     from torch import nn
 
@@ -105,7 +114,9 @@ def module(network: str) -> Any:
             super().__init__()
             channels = inputs
             self.branch = []
-            for k, (kernel, step, outputs) in enumerate(convolutions(network, width, stride), start=1):
+            for k, (kernel, step, outputs) in enumerate(
+                convolutions(network, width, stride), start=1
+            ):
                 conv = nn.Conv2d(channels, outputs, kernel, step, padding=kernel // 2, bias=False)
                 bn = nn.BatchNorm2d(outputs, eps=1e-5)
                 self.add_module(f"conv{k}", conv)
@@ -115,7 +126,8 @@ def module(network: str) -> Any:
             self.downsample = None
             if stride > 1 or inputs != channels:
                 self.downsample = nn.Sequential(
-                    nn.Conv2d(inputs, channels, 1, stride, bias=False), nn.BatchNorm2d(channels, eps=1e-5)
+                    nn.Conv2d(inputs, channels, 1, stride, bias=False),
+                    nn.BatchNorm2d(channels, eps=1e-5),
                 )
 
         def forward(self, x: Any) -> Any:
@@ -150,7 +162,7 @@ def module(network: str) -> Any:
 
 
 def rounded(value: float) -> float:
-    """To the nine digits that a float32 has."""
+    """Round to the nine digits of a float32."""
     return float(f"{value:.9g}")
 
 
@@ -161,15 +173,22 @@ def main() -> None:
     for network in UNITS:
         net = module(network)
         expected = [(key, tuple(value.shape)) for key, value in net.state_dict().items()]
-        assert list(shapes(network).items()) == expected, f"shapes({network!r}) is not what PyTorch has"
-        net.load_state_dict({key: torch.from_numpy(tensor(key, shape)) for key, shape in shapes(network).items()})
+        assert list(shapes(network).items()) == expected, (
+            f"shapes({network!r}) differ from PyTorch's"
+        )
+        net.load_state_dict(
+            {key: torch.from_numpy(tensor(key, shape)) for key, shape in shapes(network).items()}
+        )
         cases = []
         for height, width in SIZES:
             with torch.inference_mode():
                 logits = net(torch.from_numpy(images(height, width)).double()).numpy()
-            # Worth a look: pictures that a network hardly tells apart would test little.
+            # For the reader: images with almost equal logits would test little.
             apart = (logits[0] - logits[1]).std()
-            print(f"{network} {height}x{width}: logits of std {logits.std():.3f}, their difference of {apart:.3f}")
+            print(
+                f"{network} {height}x{width}: logits of std {logits.std():.3f}, their difference of"
+                f" {apart:.3f}"
+            )
             cases.append(
                 {
                     "height": height,
@@ -183,11 +202,19 @@ def main() -> None:
     golden = {
         "about": [
             "Numbers from outside this package: never regenerate them from its own output.",
-            "Weights and pictures are those of tensor() and images() in the script; a network computes in float64.",
-            "logits: of both pictures, at 'classes' of the 1000; largest (absolute) and sum: over all 1000.",
+            (
+                "Weights and images are those of tensor() and images() in the script; a network"
+                " computes in float64."
+            ),
+            (
+                "logits: of both images, at 'classes' of the 1000; largest (absolute) and sum:"
+                " over all 1000."
+            ),
             "checksum: the sum of the absolute values of all tensors.",
         ],
-        "source": f"scripts/golden_torchvision.py with PyTorch {torch.__version__.partition('+')[0]}",
+        "source": (
+            f"scripts/golden_torchvision.py with PyTorch {torch.__version__.partition('+')[0]}"
+        ),
         "classes": list(CLASSES),
         "networks": networks,
     }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a clone to a SavedModel that answers: installs into .venv, trains ResNet-20 on real handwritten digits,
-# tests it, exports it, and asks the export about an image file. Safe to run again.
+# Installs the package into .venv, trains ResNet-20 on handwritten digits, tests it, exports it, and classifies an image
+# file with the export. Can be repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,13 +14,13 @@ make_venv
 say "Training ResNet-20 on 1,437 handwritten digits"
 "$VENV/bin/keras-resnet" train digits-resnet20
 
-say "Testing it on the other 360"
+say "Testing it on the other 360 images"
 "$VENV/bin/keras-resnet" evaluate runs/digits-resnet20
 
 say "Exporting it for TF Serving"
 "$VENV/bin/keras-resnet" export runs/digits-resnet20
 
-say "Asking the export about an image file"
+say "Classifying an image file with the export"
 "$VENV/bin/python" - runs/digit.png <<'PYTHON' 2>/dev/null
 import sys
 
@@ -40,7 +40,7 @@ What to try next:
   source $VENV/bin/activate
   keras-resnet list                          # all networks and recipes
   keras-resnet show resnet34 --compare plain34
-  keras-resnet train digits-plain56          # 56 layers without shortcuts: they hardly learn,
-  keras-resnet train digits-resnet56         # and with them they do
+  keras-resnet train digits-plain56          # 56 layers without shortcuts hardly learn,
+  keras-resnet train digits-resnet56         # with shortcuts they do
   tensorboard --logdir runs                  # the curves
 EOT

@@ -1,59 +1,79 @@
-"""Data sets, the preprocessing that goes with them, and the pipelines that feed the networks."""
+"""Load data sets; preprocess, augment and batch images, for this package's training or your own.
+
+| module | contents |
+|---|---|
+| `data` itself | `load`: a data set by its name, or a folder of images |
+| `dataset` | `Dataset` and its splits |
+| `own_data` | `as_split`: arrays and any `tf.data.Dataset` as a split |
+| `splitting` | hold images out of the training split |
+| `records` | splits in TFRecord and array_record files |
+| `digits`, `synthetic`, `folder`, `tfds` | the sources of data sets, one file per source |
+| `scan` | find unreadable files in a folder, and remember the others |
+| `decoding` | decode images of bounded size |
+| `preprocessing` | `Preprocessing`: resize, crop and normalize images |
+| `augmentation` | random views of training images, for `Dataset.map` |
+| `policies` | TrivialAugment and RandAugment, which choose from `operations` |
+| `mixing` | MixUp and CutMix of pairs of images |
+| `crops` | the views for evaluation: center crop, ten crops, several scales |
+| `pipeline` | batches of a split |
+
+`README.md` in this folder has an example of each.
+
+```python
+from keras_resnet import data
+
+digits = data.load("digits")
+batches = data.pipeline.train_batches(
+    digits.train,
+    data.preprocessing.per_pixel_mean(digits.train.images, 8),
+    batch_size=64,
+    augmentation=data.pipeline.Augmentation("pad-crop"),
+)
+```
+"""
 
 import warnings
 from pathlib import Path
 
-import numpy as np
-
-from . import digits, folder, synthetic, tfds
-from .dataset import WHOLE, Arrays, Dataset, Files, Shard, Split, class_counts, hold_out
-from .pipeline import steps_per_epoch, test_batches, train_batches, view_batches
-from .preprocessing import (
-    MAX_ASPECT,
-    MAX_PIXELS,
-    PREPROCESSING,
-    Preprocessing,
-    decode,
-    decode_untrusted,
-    denormalize,
-    normalize,
-    per_channel_mean,
-    per_pixel_mean,
-    require_bounds,
-    test_view,
+from . import (
+    augmentation,
+    crops,
+    dataset,
+    decoding,
+    digits,
+    folder,
+    mixing,
+    operations,
+    own_data,
+    pipeline,
+    policies,
+    preprocessing,
+    records,
+    scan,
+    splitting,
+    synthetic,
+    tfds,
 )
-from .test_views import VIEWS
-from .tfds import Records
 
 __all__ = [
-    "MAX_ASPECT",
-    "MAX_PIXELS",
-    "PREPROCESSING",
-    "VIEWS",
-    "WHOLE",
-    "Arrays",
-    "Dataset",
-    "Files",
-    "Preprocessing",
-    "Records",
-    "Shard",
-    "Split",
-    "augmentation_for",
-    "class_counts",
-    "decode",
-    "decode_untrusted",
-    "denormalize",
+    "augmentation",
+    "crops",
+    "dataset",
+    "decoding",
+    "digits",
+    "folder",
     "load",
-    "normalize",
-    "per_channel_mean",
-    "per_pixel_mean",
-    "preprocessing_for",
-    "require_bounds",
-    "steps_per_epoch",
-    "test_batches",
-    "test_view",
-    "train_batches",
-    "view_batches",
+    "mixing",
+    "operations",
+    "own_data",
+    "pipeline",
+    "policies",
+    "preprocessing",
+    "records",
+    "scan",
+    "splitting",
+    "synthetic",
+    "tfds",
 ]
 
 
@@ -65,46 +85,50 @@ def load(
     holdout: int = 0,
     seed: int = 0,
     skip_broken: bool = False,
-) -> Dataset:
-    """The data set called `name`, or in the folder of that path, with `holdout` training pictures to validate on.
+    hosts: scan.Hosts = scan.ALONE,
+) -> dataset.Dataset:
+    """Load a data set by its name, or the images in a folder.
 
-    "digits", "synthetic", or any data set of pictures that tensorflow-datasets knows; its data is in `data_dir`. Such a
-    name comes before a folder that is called the same, with a warning: a recipe means the same wherever it is read.
-    `skip_broken`: leave out what cannot be read in a folder.
+    A name takes precedence over a folder of the same name, with a warning, so that a recipe means
+    the same in every working directory.
 
-    Raises `ValueError` where there is none of that name, its data is missing or cannot be read, or it cannot spare so
-    many.
+    Args:
+        name: "digits", "synthetic", the name of an image data set of tensorflow-datasets, or the
+            path of a folder.
+        data_dir: the folder where tensorflow-datasets keeps its data; by default `TFDS_DATA_DIR`,
+            otherwise the default of tensorflow-datasets.
+        image_size: the side of synthetic images in pixels, 32 by default.
+        holdout: the number of training images to hold out for validation.
+        seed: the seed of the choice of held-out images.
+        skip_broken: whether to leave out unreadable files of a folder, with a warning.
+        hosts: the hosts that load the data set together. Each decodes a part of a folder's files.
+
+    Raises:
+        ValueError: no data set has this name, its data is missing or unreadable, or it is too small
+            for `holdout`, or the hosts have different files.
     """
     if not name:
-        raise ValueError("no data set is given; give a folder of pictures or the name of a data set with --dataset")
+        raise ValueError(
+            "no data set is given; give a folder of images or the name of a data set as `dataset`"
+        )
     path = Path(name)
     if path.is_file():
-        raise ValueError(f"{name} is a file; give the folder of the pictures, unpacked where they are in an archive")
-    named = name in ("digits", "synthetic") or (path.is_dir() and path.name == name and tfds.knows(name))
+        raise ValueError(
+            f"{name} is a file; give the folder of the images, unpacked if they are in an archive"
+        )
+    named = name in ("digits", "synthetic") or (
+        path.is_dir() and path.name == name and tfds.knows(name)
+    )
     if named and path.is_dir():
-        warnings.warn(f"{name} is the data set of that name; give ./{name} for the folder", stacklevel=2)
+        warnings.warn(
+            f"{name} is the data set of that name; give ./{name} for the folder", stacklevel=2
+        )
     if name == "digits":
-        dataset = digits.load()
+        found = digits.load()
     elif name == "synthetic":
-        dataset = synthetic.load(image_size or 32)
+        found = synthetic.load(image_size or 32)
     elif path.is_dir() and not named:
-        dataset = folder.load(path, seed=seed, skip_broken=skip_broken)
+        found = folder.load(path, seed=seed, skip_broken=skip_broken, hosts=hosts)
     else:
         return tfds.load(name, data_dir, holdout=holdout, seed=seed)
-    return hold_out(dataset, holdout, seed) if holdout else dataset
-
-
-def augmentation_for(dataset: Dataset) -> str:
-    """The paper's for such pictures: section 4.2's where they are of one size and in memory, else section 3.4's."""
-    return "pad-crop-flip" if isinstance(dataset.train, Arrays) else "scale-crop-flip"
-
-
-def preprocessing_for(dataset: Dataset, image_size: int | None) -> Preprocessing:
-    """The paper's: the mean picture is subtracted where pictures are in memory (section 4.2), else the mean colour.
-
-    `image_size`: side of the network's input in pixels; None: the data set's own, or where its pictures differ their
-    median shorter side, 224 at most.
-    """
-    if isinstance(dataset.train, Arrays):
-        return per_pixel_mean(dataset.train.images, image_size or int(np.min(dataset.train.images.shape[1:3])))
-    return per_channel_mean(image_size or min(224, dataset.shorter_side or 224))
+    return splitting.hold_out(found, holdout, seed) if holdout else found

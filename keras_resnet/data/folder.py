@@ -1,76 +1,125 @@
-"""Picture files in folders: `SPLIT/CLASS/*` with the splits `train` and any of `test`, `validation`, `valid` and `val`,
-or `CLASS/*` alone.
+"""Load image files in folders: `SPLIT/CLASS/*` with the splits `train` and one or two of `TEST`, or
+`CLASS/*` alone.
 
-Every file is decoded once before anything else happens, so that what cannot be read is known by name, and no training
-stops at it halfway.
+Every file is decoded once first (`scan`), so that all unreadable files are named, and no training
+stops at one of them.
 """
 
 import os
+import re
+import unicodedata
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
-from PIL import ExifTags, Image
 
-from .dataset import Dataset, Files, hold_out_test
-from .preprocessing import MAX_ASPECT, MAX_PIXELS, decode
+from .dataset import Dataset, Files
+from .scan import ALONE, Hosts, ImageFacts, images_among, scan
+from .splitting import hold_out_test
 
 TRAIN = "train"
-TEST = ("test", "validation", "valid", "val")
-"""the first that is there is the test split, the next is validated on"""
-SPLIT_WORDS = (TRAIN, *TEST, "training", "testing")
+TEST = (
+    *("test", "testing", "eval", "evaluation"),
+    *("validation", "valid", "val", "dev", "development"),
+)
+"""the first of these folders that exists is the test split, the next the validation split"""
+SPLIT_WORD = re.compile(
+    r"(train(ing)?|test(ing)?|eval(uation)?|val(id(ation)?)?|dev(elopment)?)"
+    r"([ _-]?(set|data|images|split))?([ _-]?(19|20)\d\d)?",
+    re.IGNORECASE,
+)
+"""the names of splits, such as `val`, `Test set` or `train2017`"""
+
+NOT_DATA = frozenset(
+    (
+        *("@eadir", "#recycle", "#snapshot"),  # Synology
+        *("@recycle", "@recently-snapshot"),  # QNAP
+        *("__macosx", "network trash folder", "temporary items", "icon\r"),  # macOS
+        *("$recycle.bin", "system volume information", "desktop.ini"),  # Windows
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db"),
+        "lost+found",
+    )
+)
+"""the casefolded names under which storage systems and desktops keep thumbnails, metadata and
+deleted files"""
+
+NAMED = 10
+"""the number of copied images that a warning names"""
 
 
-def load(path: Path, *, seed: int = 0, skip_broken: bool = False) -> Dataset:
-    """The classes are the folders in `train`, or in `path` where that is not there, in the order of their names.
+def load(path: Path, *, seed: int = 0, skip_broken: bool = False, hosts: Hosts = ALONE) -> Dataset:
+    """Load the images in a folder of classes, or of splits of classes.
 
-    Without a test split a part of the training split becomes it, with a warning that says so. Folders and files whose
-    names begin with a dot are passed over, links are followed. An EXIF orientation is not applied, here as in a served
-    model; a warning names pictures that have one.
+    The class names are the names of the folders in `train`, or in `path` if there is no `train`,
+    composed (Unicode NFC) and sorted by code points. Without a test split, a part of the
+    training split becomes it, with a warning. Files and folders are ignored if their names begin
+    with a dot or are in `NOT_DATA`. Links are followed. Warnings name images outside of the class
+    folders, which are not used, and equal files in several splits or classes, which are used.
 
-    Raises `ValueError` where the folder is built otherwise, or, naming them all, where files in it cannot be read as
-    pictures; with `skip_broken` a warning names them and they are left out. `OSError` where a folder cannot be read.
+    Args:
+        path: the folder.
+        seed: the seed of the choice of test images.
+        skip_broken: whether to leave out files that are not images, with a warning that names them.
+        hosts: the hosts that load the folder together. Each decodes a part of the files.
+
+    Raises:
+        ValueError: the folder has another layout, files in it are not images (all are named), or
+            the hosts have different files.
+        OSError: a folder cannot be read.
     """
     train, *others = _splits(path)
-    labels = _folders(train)
+    classes = {split: _classes(split) for split in (train, *others)}
+    labels = tuple(classes[train])
     _require_classes(path, train, labels)
+    loose = images_among(
+        entry.path for folder in {path, *classes} for entry in _entries(folder) if entry.is_file()
+    )
     for split in others:
-        strangers = [name for name in _folders(split) if name not in labels]
-        if strangers:
-            raise ValueError(f"{split} has the class {strangers[0]!r}, which {train} has not")
+        _require_labeled(split, tuple(classes[split]), train, labels, loose)
 
-    found = {split: _files(split, labels) for split in (train, *others)}
-    readable, broken = _look([file for files in found.values() for file, _ in files])
+    found = {split: _files(folders, labels) for split, folders in classes.items()}
+    readable, broken = scan(path, [file for files in found.values() for file, _ in files], hosts)
     notes = []
     if broken:
-        what = f"{len(broken)} of {len(broken) + len(readable)} files in {path} cannot be read as pictures"
+        message = (
+            f"{len(broken)} of {len(broken) + len(readable)} files in {path} cannot be read as"
+            " images"
+        )
         listed = _listed(f"{file}: {reason}" for file, reason in broken.items())
         if not skip_broken:
-            raise ValueError(f"{what}; remove them, or leave them out with --skip-broken:{listed}")
-        notes.append(f"{what} and are left out:{listed}")
-    if turned := [file for file, picture in readable.items() if picture.turned]:
+            raise ValueError(
+                f"{message}; remove them, or leave them out with `skip_broken`:{listed}"
+            )
+        notes.append(f"{message} and are left out:{listed}")
+    if loose:
         notes.append(
-            f"{len(turned)} of {len(readable)} pictures in {path} are to be shown turned or mirrored, by their EXIF "
-            "orientation; it is not applied, here as in a served model: `mogrify -auto-orient` turns the files "
-            f"themselves:{_listed(turned)}"
+            f"{len(loose)} images in {path} lie beside the folders of the classes and are not"
+            f" used:{_listed(loose)}"
         )
+    splits = {
+        split: [(file, number) for file, number in files if file in readable]
+        for split, files in found.items()
+    }
+    notes += _copies(path, splits, readable)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    splits = {split: [(file, number) for file, number in files if file in readable] for split, files in found.items()}
-    without = [train / label for i, label in enumerate(labels) if i not in {number for _, number in splits[train]}]
-    without += [split for split in others if not splits[split]]
-    if without:
-        raise ValueError(f"{without[0]} holds no pictures; JPEG, PNG, GIF and BMP are read")
+    empty = [
+        train / label
+        for i, label in enumerate(labels)
+        if i not in {number for _, number in splits[train]}
+    ]
+    empty += [split for split in others if not splits[split]]
+    if empty:
+        raise ValueError(f"{empty[0]} holds no images; JPEG, PNG, GIF and BMP are read")
 
     dataset = Dataset(
         name=path.resolve().name,
-        labels=labels,
-        train=_split(splits[train]),
-        test=_split(splits[others[0]] if others else []),
-        validation=_split(splits[others[1]]) if others[1:] else None,
+        class_names=labels,
+        train=_split(splits[train], readable),
+        test=_split(splits[others[0]] if others else [], readable),
+        validation=_split(splits[others[1]], readable) if others[1:] else None,
         shorter_side=int(np.median([readable[file].shorter_side for file, _ in splits[train]])),
         notes=tuple(notes),
     )
@@ -78,138 +127,185 @@ def load(path: Path, *, seed: int = 0, skip_broken: bool = False) -> Dataset:
 
 
 def _splits(path: Path) -> list[Path]:
-    """The folder of each split: train, test, validation; `path` itself alone where it holds the classes."""
+    """Return the folders of train, test and validation, or `path` alone if it holds the classes."""
     names = _folders(path)
-    # Without folders in it, "train" is a class: of vehicles, maybe.
+    # A "train" without folders in it is a class, perhaps of vehicles.
     layered = TRAIN in names and bool(_folders(path / TRAIN))
     known = [name for name in (TRAIN, *TEST) if layered and name in names]
-    words = [name for name in names if name.casefold() in SPLIT_WORDS and name not in known]
-    if words and (layered or len(words) > 1):
+    words = [name for name in names if SPLIT_WORD.fullmatch(name) and name not in known]
+    mixed = [name for name in words if not set(names).isdisjoint(_folders(path / name))]
+    if mixed or (words and (layered or len(words) > 1)):
         raise ValueError(
-            f"{path} has {' and '.join(map(repr, words))} for a folder; splits are called train, and test, validation, "
-            "valid or val, and each holds a folder for every class"
+            f"{path} has {' and '.join(map(repr, words))} for a folder; splits are called train,"
+            f" and {', '.join(TEST)}, and each holds a folder for every class"
         )
-    return [path / name for name in known[:3]] or [path]
+    if len(known) > 3:
+        raise ValueError(
+            f"{path} has the splits {', '.join(known)}; give at most two beside train, one to test"
+            " and one to validate on"
+        )
+    for name in names if layered else ():
+        if name not in known and (images := images_among(walk(path / name), first=True)):
+            raise ValueError(
+                f"{path} has the folder {name!r} beside train, with images such as {images[0]};"
+                f" name it for a split ({', '.join(TEST)}), or move it elsewhere"
+            )
+    return [path / name for name in known] or [path]
 
 
-def _folders(split: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+def _is_data(name: str) -> bool:
+    folded = name.casefold()
+    return not (
+        folded.startswith(".")  # also AppleDouble's `._image.jpg`
+        or folded in NOT_DATA
+        or folded.endswith(("@synoeastream", "@synoresource"))
+    )
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:  # tells folders from files without a system call per file
+        return [entry for entry in entries if _is_data(entry.name)]
+
+
+def _folders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in _entries(folder) if entry.is_dir()))
+
+
+def _classes(split: Path) -> dict[str, Path]:
+    """Return the folder of each class by its name, sorted by name.
+
+    Names are composed (NFC), because a Mac may decompose names (NFD) that other systems compose.
+    """
+    classes: dict[str, Path] = {}
+    for name in _folders(split):
+        label = unicodedata.normalize("NFC", name)
+        if label in classes:
+            raise ValueError(
+                f"{split} has the class {label!r} twice, as {ascii(classes[label].name)} and as"
+                f" {ascii(name)}; merge the two folders"
+            )
+        classes[label] = split / name
+        words = [word for word in _folders(split / name) if SPLIT_WORD.fullmatch(word)]
+        if len(words) > 1:
+            raise ValueError(
+                f"{split / name} has {' and '.join(map(repr, words))} for a folder; splits come"
+                " before classes: train/CLASS and test/CLASS"
+            )
+    return dict(sorted(classes.items()))
+
+
+def _require_labeled(
+    split: Path, found: tuple[str, ...], train: Path, labels: tuple[str, ...], loose: list[str]
+) -> None:
+    """Raise `ValueError` if a split has no class folders, or classes that `train` lacks."""
+    unsorted = [file for file in loose if Path(file).parent == split]
+    advice = (
+        f"Sort its images into folders of the classes of {train}; if their classes are unknown,"
+        f" move {split.name} elsewhere, and classify them by `predict`"
+    )
+    if unsorted and not found:
+        raise ValueError(
+            f"{split} is unlabeled: {len(unsorted)} images lie in it without folders of classes."
+            f" {advice}"
+        )
+    unknown = [name for name in found if name not in labels]
+    if unknown:
+        message = f"{split} has the class {unknown[0]!r}, which {train} lacks"
+        if len(unknown) == len(found):
+            message += f", and none of its classes: it seems to be unlabeled. {advice}"
+        raise ValueError(message)
 
 
 def _require_classes(path: Path, train: Path, labels: tuple[str, ...]) -> None:
     if len(labels) < 2:
-        has = f"it has {', '.join(map(repr, labels))} alone" if labels else "it has none"
+        has = f"it has only {', '.join(map(repr, labels))}" if labels else "it has none"
         raise ValueError(f"{train} needs a folder for each of two classes or more; {has}")
     for label in labels:
-        # A run keeps them one a line, in UTF-8.
+        # A run stores class names one per line, in UTF-8.
         if label.splitlines() != [label]:
             raise ValueError(f"{path} has the class {label!r}; give its folder a name of one line")
         try:
             label.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{path} has the class {label!r}, a name that is not UTF-8; rename its folder") from None
+            raise ValueError(
+                f"{path} has the class {label!r}, a name that is not UTF-8; rename its folder"
+            ) from None
 
 
 def _listed(lines: Iterable[str]) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
-def _files(split: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Every file of each class with the number of the class, in the order of their names."""
+def _files(classes: dict[str, Path], labels: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Return every file of each class with the class number, sorted by name within a class."""
     return [
         (file, number)
         for number, label in enumerate(labels)
-        if (split / label).is_dir()
-        for file in sorted(_walk(split / label))
+        if label in classes
+        for file in sorted(walk(classes[label]))
     ]
 
 
-def _walk(folder: Path) -> Iterator[str]:
+def walk(folder: Path) -> Iterator[str]:
+    """Yield the paths of the files in a folder and the folders below it, in no order.
+
+    Links are followed. Left out is what begins with a dot or is called as in `NOT_DATA`.
+
+    Args:
+        folder: to walk through.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
     def fail(error: OSError) -> None:
         raise error
 
     seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=fail):
-        # A link to a folder above would go round for ever.
+        # A link to a parent folder would never end.
         seen.add(os.path.realpath(parent))
         folders[:] = [
             name
             for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) not in seen
+            if _is_data(name) and os.path.realpath(os.path.join(parent, name)) not in seen
         ]
-        yield from (os.path.join(parent, name) for name in files if not name.startswith("."))
+        yield from (os.path.join(parent, name) for name in files if _is_data(name))
 
 
-class Picture(NamedTuple):
-    shorter_side: int
-    """pixels"""
-    turned: bool
-    """whether it is to be shown turned or mirrored"""
+def _copies(
+    path: Path, splits: dict[Path, list[tuple[str, int]]], images: dict[str, ImageFacts]
+) -> Iterator[str]:
+    """Yield a remark on equal files in several splits, and one on those in several classes."""
+    copies = defaultdict(list)
+    for split, files in splits.items():
+        for file, number in files:
+            copies[images[file].fingerprint].append((split, number, file))
+    for key, (kind, consequence) in enumerate(
+        (
+            ("splits", "errors are measured on images that are trained or selected on"),
+            ("classes", "of their labels at most one is right"),
+        )
+    ):
+        # A dict keeps one copy per split or class.
+        groups = [{copy[key]: copy[-1] for copy in group} for group in copies.values()]
+        groups = [group for group in groups if len(group) > 1]
+        if groups:
+            lines = [
+                " = ".join(os.path.relpath(file, path) for file in group.values())
+                for group in groups[:NAMED]
+            ]
+            if len(groups) > NAMED:
+                lines.append(f"and {len(groups) - NAMED} more")
+            yield (
+                f"{len(groups)} of {len(copies)} different images in {path} lie in several"
+                f" {kind}, byte for byte: {consequence}:{_listed(lines)}"
+            )
 
 
-def _look(files: list[str]) -> tuple[dict[str, Picture], dict[str, str]]:
-    """What each picture is, and what is wrong with each file that is none."""
-    readable, broken = {}, {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it has been decoded already
-        for file, sides in zip(files, _sides(files), strict=True):
-            if fault := _fault(file, sides):
-                broken[file] = fault
-            else:
-                readable[file] = Picture(min(sides), _turned(file))
-    return readable, broken
-
-
-def _sides(files: list[str]) -> Iterator[tuple[int, ...]]:
-    """Height and width in pixels of every file in order, none for what cannot be decoded."""
-    with tf.device("CPU"):
-        paths = tf.data.Dataset.from_tensor_slices(tf.constant([os.fsencode(file) for file in files], tf.string))
-    options = tf.data.Options()
-    options.autotune.enabled = False  # as in the pipelines
-    # Threads of Python's, which take turns, are slower than one alone where pictures are small.
-    sides = iter(
-        paths.map(
-            lambda path: tf.shape(decode(tf.io.read_file(path)))[:2],
-            num_parallel_calls=os.cpu_count(),
-            deterministic=True,
-        ).with_options(options)
+def _split(files: list[tuple[str, int]], images: dict[str, ImageFacts]) -> Files:
+    return Files(
+        np.array([file for file, _ in files], dtype=str),
+        np.array([number for _, number in files], np.int32),
+        np.array([images[file].fingerprint for file, _ in files], np.int64),
     )
-    for _ in files:
-        try:
-            yield tuple(next(sides).numpy().tolist())
-        except tf.errors.OpError:  # of this file; the next one comes all the same
-            yield ()
-
-
-def _fault(file: str, sides: tuple[int, ...]) -> str | None:
-    try:
-        file.encode()
-        if not sides:
-            with open(file, "rb") as opened:
-                return "no JPEG, PNG, GIF or BMP, or a damaged one" if opened.read(1) else "empty"
-    except UnicodeEncodeError:
-        return "its name is not UTF-8"
-    except OSError as error:
-        return error.strerror or str(error)
-    shorter, longer = sorted(sides)
-    if longer > MAX_ASPECT * shorter:
-        return f"{longer} pixels long and {shorter} wide"
-    if shorter * longer > MAX_PIXELS:
-        return f"{shorter * longer:,} pixels; {MAX_PIXELS:,} at most"
-    return None
-
-
-def _turned(file: str) -> bool:
-    try:
-        with open(file, "rb") as opened:
-            # EXIF comes first in a file, and Pillow is slow to find that there is none.
-            if b"Exif\0\0" not in opened.read(1 << 16):
-                return False
-        with Image.open(file, formats=("JPEG",)) as picture:
-            return picture.getexif().get(ExifTags.Base.Orientation, 1) > 1
-    except Exception:  # no JPEG, or EXIF that cannot be read: nothing says so
-        return False
-
-
-def _split(files: list[tuple[str, int]]) -> Files:
-    return Files(np.array([file for file, _ in files], dtype=str), np.array([number for _, number in files], np.int32))

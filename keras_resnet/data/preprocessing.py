@@ -1,111 +1,268 @@
-"""How a picture becomes the network's input: a value that travels with weights, runs and exports.
+"""Turn an image into the network's input, as described by a value stored with weights and exports.
 
-Training, evaluation and serving call the same functions here, so they cannot disagree.
+Training, evaluation and serving call the same functions, so they cannot differ.
 """
 
 import json
-from dataclasses import asdict, dataclass
-from functools import partial
+import reprlib
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
+from ..choices import brief, require
+from ..files import parse_json, read_text
+from .dataset import Arrays, Dataset
+
+MAX_RESIZE = 8192
+"""the largest `resize` in pixels"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Resize, centre crop, order the channels, subtract the mean, divide by the scale; on values 0 to 255."""
+    """Resize, center crop, order the channels, subtract the mean, divide by the scale.
+
+    Pixels are in 0 to 255. `mean` and `scale` may be any array or sequence of numbers, and are
+    converted to tuples of floats.
+
+    Raises:
+        ValueError: a field has an invalid value.
+    """
 
     resize: int
-    """pixels of the shorter side after an antialiased bilinear resize"""
+    """the shorter side after the resize in pixels, or both sides if `aspect` is "stretch" """
     crop: int
-    """side in pixels of the centre crop, which is the network's input"""
+    """the side of the center crop in pixels, which is the network's input"""
     channels: Literal["RGB", "BGR"] = "RGB"
-    """the order in which the network sees the channels of an RGB picture; mean and scale are in this order"""
-    mean: tuple[Any, ...]
-    """`[3]`, or `[crop][crop][3]` for the paper's per-pixel mean; in 0 to 255"""
-    scale: tuple[float, float, float]
-    """what each channel is divided by after the mean is subtracted"""
+    """the order of the channels in the network's input, in `mean` and in `scale`"""
+    mean: tuple[Any, ...] = (0.0, 0.0, 0.0)
+    """`[3]`, or `[crop][crop][3]` for the paper's per-pixel mean"""
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """the divisor of each channel after the mean is subtracted"""
+    aspect: Literal["keep", "stretch"] = "keep"
+    """"keep" resizes the shorter side and crops the center; "stretch" resizes the whole image to
+    `crop` x `crop`"""
+    antialias: bool = True
+    """whether the bilinear filter widens when the resize shrinks an image; the default of
+    `tf.image.resize` and Keras is False"""
+    crop_offset: Literal["floor", "round"] = "floor"
+    """how the offset of the center crop is rounded: "floor" as in Keras, or "round" to the nearest
+    integer and .5 to the even one, as in torchvision and timm"""
+    exif_orientation: bool = False
+    """whether to rotate and mirror encoded images by their EXIF orientation; False for public
+    weights, and for runs from before this field"""
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop <= self.resize:
-            raise ValueError(f"crop is {self.crop!r} and resize is {self.resize!r}; give 0 < crop <= resize")
-        shape = np.shape(self.mean)
-        if shape not in ((3,), (self.crop, self.crop, 3)):
+        for name in ("mean", "scale"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        if not (
+            _is_int(self.crop)
+            and _is_int(self.resize)
+            and 0 < self.crop <= self.resize <= MAX_RESIZE
+        ):
+            raise ValueError(
+                f"crop is {reprlib.repr(self.crop)} and resize is {reprlib.repr(self.resize)}; give"
+                f" whole numbers of pixels with 0 < crop <= resize <= {MAX_RESIZE}"
+            )
+        require("channels", self.channels, ("RGB", "BGR"))
+        require("aspect", self.aspect, ("keep", "stretch"))
+        require("crop_offset", self.crop_offset, ("floor", "round"))
+        for name in ("antialias", "exif_orientation"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name} is {value!r}; choose one of True, False")
+        if self.aspect == "stretch" and self.resize != self.crop:
+            raise ValueError(
+                f"aspect is 'stretch', resize is {self.resize} and crop is {self.crop}; give the"
+                " same for both: nothing is cropped"
+            )
+        if (shape := np.shape(self.mean)) not in ((3,), (self.crop, self.crop, 3)):
             raise ValueError(f"mean has shape {shape}; give (3,) or ({self.crop}, {self.crop}, 3)")
-        if self.channels not in ("RGB", "BGR"):
-            raise ValueError(f"channels is {self.channels!r}; choose one of 'RGB', 'BGR'")
+        # In float32, as in the division.
+        if np.shape(self.scale) != (3,) or not np.asarray(self.scale, np.float32).all():
+            raise ValueError(f"scale is {self.scale}; give three numbers other than 0")
 
     @property
     def normalization(self) -> tuple[Any, ...]:
-        """What trained weights depend on; another resize or crop only shows them larger or smaller pictures."""
+        """The channels, mean and scale, which trained weights depend on.
+
+        Another resize or crop only changes the size of the images.
+        """
         return self.channels, self.mean, self.scale
 
+    def for_size(self, size: int) -> "Preprocessing":
+        """Return the preprocessing for an input of another size.
+
+        The normalization and the ratio of `resize` to `crop` are unchanged.
+
+        Args:
+            size: the new `crop` in pixels.
+
+        Raises:
+            ValueError: the mean is per pixel, and fits one size only.
+        """
+        if size == self.crop:
+            return self
+        if np.ndim(self.mean) > 1:
+            raise ValueError(
+                f"size is {size}; the mean is an image of {self.crop} x {self.crop} pixels and fits"
+                " no other size"
+            )
+        return replace(self, resize=round(size * self.resize / self.crop), crop=size)
+
     def describe(self) -> str:
-        mean = "a per-pixel mean" if len(np.shape(self.mean)) > 1 else f"mean {self.mean}"
+        """Return the normalization in words, for messages."""
+        mean = "a per-pixel mean" if np.ndim(self.mean) > 1 else f"mean {self.mean}"
         return f"{self.channels} channels, {mean} and scale {self.scale}"
 
     def to_json(self) -> str:
+        """Return the value as a line of JSON."""
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Preprocessing":
-        """The value written by `to_json`. Raises `ValueError` where the text is something else."""
+        """Return the preprocessing from JSON written by `to_json`.
+
+        Args:
+            text: the JSON. Fields with a default may be missing.
+
+        Raises:
+            ValueError: the text is not a preprocessing.
+        """
         try:
-            values = json.loads(text)
-            return cls(**{name: _tuples(value) for name, value in values.items()})
-        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+            values = parse_json(text)
+            known = [field.name for field in fields(cls)]
+            if unknown := [name for name in values if name not in known]:
+                raise ValueError(
+                    f"{brief(unknown[0])} is unknown; the fields are {', '.join(known)}"
+                )
+            return cls(**values)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"not a preprocessing: {error}") from None
 
     @classmethod
     def read(cls, path: Path) -> "Preprocessing":
-        """The value in a file. Raises `ValueError` where the file holds something else."""
+        """Read the preprocessing from a JSON file.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ValueError: the file does not hold a preprocessing.
+        """
+        text = read_text(path)
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(text)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
 
-def _rgb(mean: tuple[float, ...], scale: tuple[float, ...], channels: Literal["RGB", "BGR"] = "RGB") -> Preprocessing:
-    return Preprocessing(resize=256, crop=224, channels=channels, mean=mean, scale=scale)  # type: ignore[arg-type]
-
-
-# What public ImageNet weights were trained with, under the names of keras.applications' modes; one 224 px crop.
-PREPROCESSING: dict[str, Preprocessing] = {
-    # The paper's authors: BGR, the mean of ImageNet.
-    "caffe": _rgb((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "BGR"),
-    # torchvision and timm: (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) of 255.
-    "torch": _rgb((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
-    # keras.applications' V2 networks: -1 to 1.
-    "tf": _rgb((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-}
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def per_pixel_mean(images: np.ndarray, size: int) -> Preprocessing:
-    """The paper's for CIFAR (section 4.2): the mean picture of the training set is subtracted.
+def _numbers(name: str, values: Any) -> tuple[Any, ...]:
+    """Return an array or nested sequence as nested tuples of floats."""
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (OverflowError, RecursionError, TypeError, ValueError):
+        raise ValueError(f"{name} is {reprlib.repr(values)[:100]}; give numbers") from None
+    if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
+        fault = f"is {values!r}" if numbers.size <= 3 else "has values that are not finite"
+        raise ValueError(f"{name} {fault}; give finite numbers")
+    return _tuples(numbers.tolist())
 
-    Dividing by 255 as well keeps activations near one; batch norm makes the network blind to it.
-    `images`: uint8 `[N, H, W, 3]`; where they are of another size than `size`, the mean picture is resized.
+
+def _rgb(
+    mean: tuple[float, ...], scale: tuple[float, ...], channels: Literal["RGB", "BGR"] = "RGB"
+) -> Preprocessing:
+    return Preprocessing(resize=256, crop=224, channels=channels, mean=mean, scale=scale)  # type: ignore[arg-type]
+
+
+# For public ImageNet weights, by the names of keras.applications' modes, with a crop of 224 px.
+PREPROCESSING: dict[str, Preprocessing] = {
+    # The paper's authors: BGR, the mean of ImageNet.
+    "caffe": _rgb((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "BGR"),
+    # torchvision and timm: (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) of 255.
+    "torch": replace(
+        _rgb((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
+        crop_offset="round",
+    ),
+    # keras.applications' V2 networks: -1 to 1.
+    "tf": _rgb((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+}
+
+
+def per_pixel_mean(images: np.ndarray, size: int) -> Preprocessing:
+    """Return the preprocessing that subtracts the mean image, as the paper for CIFAR (section 4.2).
+
+    It also divides by 255, which keeps activations near one. The network's batch norm cancels it.
+
+    Args:
+        images: the training set, uint8 `[N, H, W, 3]`. If its size differs from the input's, the
+            mean image is resized.
+        size: the side of the network's input in pixels.
     """
-    picture = np.asarray(np.mean(images, axis=0, keepdims=True, dtype=np.float64), np.float32)
-    blank = Preprocessing(resize=size, crop=size, mean=(0.0, 0.0, 0.0), scale=(1.0, 1.0, 1.0))
-    mean = test_view(blank, picture).numpy()[0]
-    return Preprocessing(resize=size, crop=size, mean=_tuples(mean.tolist()), scale=(255.0, 255.0, 255.0))
+    image = np.asarray(np.mean(images, axis=0, keepdims=True, dtype=np.float64), np.float32)
+    blank = Preprocessing(resize=size, crop=size)
+    mean = resize_and_crop(blank, image).numpy()[0]
+    return Preprocessing(
+        resize=size,
+        crop=size,
+        mean=_tuples(mean.tolist()),
+        scale=(255.0, 255.0, 255.0),
+        exif_orientation=True,
+    )
 
 
 def per_channel_mean(size: int) -> Preprocessing:
-    """The mean colour of ImageNet, and test pictures whose shorter side is 8/7 of the crop (section 3.4: 256, 224)."""
-    caffe = PREPROCESSING["caffe"]
-    return Preprocessing(resize=round(size * 256 / 224), crop=size, mean=caffe.mean[::-1], scale=(255.0, 255.0, 255.0))
+    """Return the preprocessing that subtracts ImageNet's mean color.
+
+    The shorter side of test images is 8/7 of the crop, as the paper's 256 and 224 (section 3.4).
+
+    Args:
+        size: the side of the network's input in pixels.
+    """
+    mean = PREPROCESSING["caffe"].mean[::-1]
+    imagenet = Preprocessing(
+        resize=256, crop=224, mean=mean, scale=(255.0, 255.0, 255.0), exif_orientation=True
+    )
+    return imagenet.for_size(size)
+
+
+def preprocessing_for(dataset: Dataset, image_size: int | None) -> Preprocessing:
+    """Return the paper's preprocessing for a data set.
+
+    It subtracts the mean image if images are in memory (section 4.2), otherwise the mean color
+    (section 3.4).
+
+    Args:
+        dataset: the data set, whose training images are read.
+        image_size: the side of the network's input in pixels. None for the side of the images, or
+            for their median shorter side, 224 at most, if they differ in size.
+    """
+    if isinstance(dataset.train, Arrays):
+        return per_pixel_mean(
+            dataset.train.images, image_size or int(np.min(dataset.train.images.shape[1:3]))
+        )
+    return per_channel_mean(image_size or min(224, dataset.shorter_side or 224))
 
 
 def normalize(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
-    """Values 0 to 255 in `[..., crop, crop, 3]` to the float32 numbers that the network sees."""
+    """Order the channels, subtract the mean and divide by the scale.
+
+    Args:
+        preprocessing: the channels, mean and scale.
+        images: RGB in 0 to 255, `[..., crop, crop, 3]`.
+
+    Returns:
+        The network's input, float32 of the same shape.
+    """
     if preprocessing.channels == "BGR":
         images = tf.reverse(images, axis=[-1])
     mean = tf.constant(np.asarray(preprocessing.mean, np.float32))
@@ -114,79 +271,74 @@ def normalize(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
 
 
 def denormalize(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
-    """What the network sees, `[..., crop, crop, 3]`, as uint8 RGB pictures to look at: `normalize` undone, clipped."""
-    values = images * np.asarray(preprocessing.scale, np.float32) + np.asarray(preprocessing.mean, np.float32)
+    """Undo `normalize`, and clip the values to 0 to 255.
+
+    Args:
+        preprocessing: the preprocessing that `normalize` was called with.
+        images: float32 `[..., crop, crop, 3]`.
+
+    Returns:
+        uint8 RGB of the same shape.
+    """
+    values = images * np.asarray(preprocessing.scale, np.float32) + np.asarray(
+        preprocessing.mean, np.float32
+    )
     if preprocessing.channels == "BGR":
         values = tf.reverse(values, axis=[-1])
     return tf.saturate_cast(tf.round(values), tf.uint8)
 
 
-def test_view(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
-    """The single view that networks are tested on: shorter side resized, centre cropped.
+def resize_and_crop(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
+    """Resize images and crop their centers, which is the single test view.
 
-    Pictures `[N, H, W, 3]` of any numeric type to float32 `[N, crop, crop, 3]` with values 0 to 255.
-    Pictures that have the size already keep their values exactly.
+    Images that already have the size keep their exact values.
+
+    Args:
+        preprocessing: the sizes, the aspect and the filter.
+        images: `[N, H, W, 3]` in 0 to 255, of any numeric dtype.
+
+    Returns:
+        float32 `[N, crop, crop, 3]` in 0 to 255.
     """
-    if images.shape[1:3] != (preprocessing.resize, preprocessing.resize):
-        images = resized(images, preprocessing.resize)
+    side, crop = preprocessing.resize, preprocessing.crop
+    if images.shape[1:3] != (side, side):
+        images = resized(preprocessing, images, side)
     images = tf.cast(images, tf.float32)
-    top, left = tf.unstack((tf.shape(images)[1:3] - preprocessing.crop) // 2)
-    images = images[:, top : top + preprocessing.crop, left : left + preprocessing.crop]
-    return tf.ensure_shape(images, [None, preprocessing.crop, preprocessing.crop, 3])
+    top, left = tf.unstack(center(preprocessing, tf.shape(images)[1:3]))
+    images = images[:, top : top + crop, left : left + crop]
+    return tf.ensure_shape(images, [None, crop, crop, 3])
 
 
-def resized(images: tf.Tensor, shorter: int) -> tf.Tensor:
-    """Pictures `[N, H, W, 3]` with the shorter side of `shorter` pixels and the aspect kept; antialiased, bilinear."""
-    sides = tf.shape(images)[1:3]
-    # Integer arithmetic: a float factor can round a side down by one pixel. The filter computes in float32 whatever the
-    # pixels are, so large pictures stay the bytes that they are.
-    images = tf.image.resize(images, sides * shorter // tf.reduce_min(sides), method="bilinear", antialias=True)
-    return tf.cast(images, tf.float32)
+def center(preprocessing: Preprocessing, sides: tf.Tensor) -> tf.Tensor:
+    """Return the top and left of the center crop, int32 `[2]`.
 
-
-def decode(image_bytes: tf.Tensor) -> tf.Tensor:
-    """One encoded JPEG, PNG, GIF (its first frame) or BMP to uint8 `[H, W, 3]`."""
-    image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
-    return tf.ensure_shape(image, [None, None, 3])
-
-
-# What is beyond these is neither trained on nor answered: several at a time would fill the memory.
-MAX_PIXELS = 2**26
-"""of a picture, as it declares itself: 67 million, 200 MB when decoded"""
-MAX_ASPECT = 32
-"""longer side to shorter: the test view resizes the whole picture, and a sliver would become a giant"""
-
-
-def decode_untrusted(image_bytes: tf.Tensor) -> tf.Tensor:
-    """One encoded JPEG or PNG from outside to uint8 `[H, W, 3]`: the pixels of `decode`, within bounds.
-
-    What begins as neither, or declares more than the bounds, is refused before it is decoded, as what cannot be decoded
-    is: by an error of the graph. A JPEG that is cut off is read as far as it goes, and grey from there.
-    GIF and BMP are refused: the frames of a GIF cannot be bounded by its header.
+    Args:
+        preprocessing: the side of the crop and the rounding of its offset.
+        sides: the height and width of the resized image, int32 `[2]`.
     """
-    is_png = tf.strings.substr(image_bytes, 0, 8) == b"\x89PNG\r\n\x1a\n"
-
-    def sides_of_png() -> tf.Tensor:
-        return tf.io.decode_raw(tf.strings.substr(image_bytes, 16, 8), tf.int32, little_endian=False)
-
-    def sides_of_jpeg() -> tf.Tensor:
-        return tf.io.extract_jpeg_shape(image_bytes)[:2]
-
-    def sides_of_neither() -> tf.Tensor:
-        return tf.zeros([2], tf.int32)
-
-    jpeg_or_neither = partial(tf.cond, tf.io.is_jpeg(image_bytes), sides_of_jpeg, sides_of_neither)
-    sides = tf.cond(is_png, sides_of_png, jpeg_or_neither)
-    with tf.control_dependencies([require_bounds(sides)]):
-        # Despite its name it reads PNG too.
-        image = tf.io.decode_jpeg(image_bytes, channels=3, try_recover_truncated=True)
-    return tf.ensure_shape(image, [None, None, 3])
+    margins = sides - preprocessing.crop
+    if preprocessing.crop_offset == "floor":
+        return margins // 2
+    return tf.cast(tf.round(margins / 2), tf.int32)  # as Python's `round`, which torchvision uses
 
 
-def require_bounds(sides: tf.Tensor) -> tf.Operation:
-    """An error of the graph unless a picture of these sides, `[2]` in pixels, is within the bounds."""
-    sides = tf.cast(sides, tf.int64)
-    shorter, longer = tf.reduce_min(sides), tf.reduce_max(sides)
-    good = (shorter > 0) & (longer <= MAX_ASPECT * shorter) & (shorter * longer <= MAX_PIXELS)
-    message = f"a picture may have {MAX_PIXELS} pixels, and a side {MAX_ASPECT} times the other, but has sides"
-    return tf.debugging.Assert(good, [message, sides])
+def resized(preprocessing: Preprocessing, images: tf.Tensor, side: int) -> tf.Tensor:
+    """Resize images with the bilinear filter, keeping or stretching their aspect.
+
+    Args:
+        preprocessing: the aspect and the filter.
+        images: `[N, H, W, 3]` of any numeric dtype.
+        side: the shorter side in pixels, or both sides if the aspect is "stretch".
+
+    Returns:
+        float32 `[N, h, w, 3]`.
+    """
+    if preprocessing.aspect == "stretch":
+        sides = tf.constant([side, side])
+    else:
+        sides = tf.shape(images)[1:3]
+        # Integer arithmetic: a float factor can round a side down by one pixel.
+        sides = sides * side // tf.reduce_min(sides)
+    # The filter computes in float32 for any dtype, so large images need not be converted first.
+    images = tf.image.resize(images, sides, method="bilinear", antialias=preprocessing.antialias)
+    return tf.cast(images, tf.float32)

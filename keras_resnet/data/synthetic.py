@@ -1,14 +1,18 @@
-"""Coloured noise with a faint pattern for each of ten classes: for trying things out where nothing else is at hand."""
+"""Create colored noise with a faint pattern per class, for trials without data."""
 
 import numpy as np
 
-from .dataset import Dataset, Arrays
+from .dataset import Arrays, Dataset
 
 CLASSES, TRAIN, TEST = 10, 1024, 256
 
 
 def load(size: int) -> Dataset:
-    """1,024 pictures to train and 256 to test, `size` pixels square, always the same."""
+    """Return 1,024 training images and 256 test images of ten classes, always the same.
+
+    Args:
+        size: the side of the images in pixels.
+    """
     rng = np.random.default_rng(0)
     patterns = rng.integers(0, 2, (CLASSES, 4, 4, 3)) * 64.0
     side = -(-size // 4)
@@ -19,4 +23,9 @@ def load(size: int) -> Dataset:
         images = patterns[labels] + rng.integers(0, 192, (count, size, size, 3))
         return Arrays(images.astype(np.uint8), labels)
 
-    return Dataset(name="synthetic", labels=tuple(map(str, range(CLASSES))), train=split(TRAIN), test=split(TEST))
+    return Dataset(
+        name="synthetic",
+        class_names=tuple(map(str, range(CLASSES))),
+        train=split(TRAIN),
+        test=split(TEST),
+    )

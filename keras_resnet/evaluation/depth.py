@@ -1,0 +1,132 @@
+"""Measure what depth does in the network of a run."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..data.dataset import Shard
+from ..data.pipeline import evaluation_batches
+from ..networks.build import build
+from ..networks.spec import ResNetSpec
+from ..runs.classifier import Classifier, open_run
+from ..runs.dataset import load_dataset
+from ..runs.run import Run
+from .gradients import UnitGradient, unit_gradients
+from .lesions import lesions
+from .responses import layer_responses
+
+IMAGES = 1000
+"""the default number of test images"""
+GRADIENT_IMAGES = 256
+"""the largest number of images whose gradients are computed, in one batch"""
+BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """A run's network, and what was measured of it."""
+
+    name: str
+    spec: ResNetSpec
+    images: int
+    initial: list[UnitGradient]
+    """with batch norm, at random initial weights"""
+    initial_without_batch_norm: list[UnitGradient]
+    trained: list[UnitGradient]
+    responses: list[tuple[str, float]]
+    error: float
+    """of the whole network in percent"""
+    lesions: list[tuple[str, float]]
+    seconds: dict[str, float]
+    """the time that each measurement took"""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the network has no shortcuts."""
+        return self.spec.shortcut is None
+
+
+def measure(run: Run, images: int = IMAGES) -> Explained:
+    """Measure the network of a run on a part of its test images.
+
+    Args:
+        run: a trained run.
+        images: the largest number of images.
+
+    Raises:
+        ValueError: the run is not trained, or its data is missing.
+    """
+    classifier, recipe = open_run(run), run.recipe()
+    spec = recipe.spec
+    seconds: dict[str, float] = {}
+    batches = _batches(classifier, run, images)
+    first, labels = _first(batches, min(images, GRADIENT_IMAGES))
+    initial_network = _initial(classifier, spec, recipe.seed)
+
+    def timed(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        result = function(*args, **kwargs)
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begin
+        return result
+
+    network = classifier.model
+    gradients = [
+        timed("gradients", unit_gradients, model, spec, first, labels, batch_norm=batch_norm)
+        for model, batch_norm in (
+            (initial_network, True),
+            (initial_network, False),
+            (network, True),
+        )
+    ]
+    responses = timed("responses", layer_responses, network, spec, (x for x, _ in batches()))
+    error, without = timed("lesions", lesions, network, spec, batches)
+    return Explained(
+        name=run.name,
+        spec=spec,
+        images=sum(len(labels) for _, labels in batches()),
+        initial=gradients[0],
+        initial_without_batch_norm=gradients[1],
+        trained=gradients[2],
+        responses=responses,
+        error=error,
+        lesions=without,
+        seconds=seconds,
+    )
+
+
+def _initial(classifier: Classifier, spec: ResNetSpec, seed: int) -> keras.Model:
+    """Build the run's network with random weights."""
+    keras.utils.set_random_seed(seed)
+    crop = classifier.preprocessing.crop
+    return build(
+        spec,
+        input_shape=(crop, crop, 3),
+        classes=len(classifier.class_names),
+        classifier_activation=None,
+    )
+
+
+def _batches(
+    classifier: Classifier, run: Run, images: int
+) -> Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """Return a function that returns every n-th test image with its label."""
+    split = load_dataset(run.recipe(), run).test
+    every = -(-len(split) // images)
+    found: tf.data.Dataset = evaluation_batches(
+        split, classifier.preprocessing, BATCH, Shard(0, every)
+    ).cache()
+    return found.as_numpy_iterator
+
+
+def _first(
+    batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most `count` of the images and labels, spread over all of them."""
+    images, labels = map(np.concatenate, zip(*batches(), strict=True))
+    every = -(-len(labels) // count)
+    return images[::every], labels[::every]

@@ -1,0 +1,54 @@
+"""Write a page of figures that explain what depth does in the networks of trained runs."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..runs.run import Run, as_run
+from .depth import IMAGES, measure
+from .explain_figures import values
+from .page import Album, file_of, require_packages, write_page
+
+
+def explain(
+    runs: Run | str | os.PathLike[str] | Sequence[Run | str | os.PathLike[str]],
+    to: str | os.PathLike[str] | None = None,
+    *,
+    images: int = IMAGES,
+    figures: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write one HTML file that shows why depth helps or hurts the networks of runs.
+
+    It has the gradient at the input of every unit, at random initial weights with and without batch
+    norm and at the trained ones; the parts of it that the shortcut and the branch carry; the
+    responses of the layers (Figure 7 of the paper); and the error without each single unit (Veit et
+    al. 2016). Give a plain and a residual network of the same depth to see the difference. The
+    global seeds of Python, NumPy and Keras are set.
+
+    Args:
+        runs: a run, the path of its folder, or several.
+        to: the file to write; None for `explained.html` in the folder of a single run.
+        images: the largest number of test images to measure on. They are spread over the split.
+        figures: a folder to write each figure into, as SVG; None for none.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: a run is not trained, its data is missing, `images` is below 2, `to` is missing
+            for several runs, or a package of the extra `report` is not installed.
+        OSError: a file cannot be read or written.
+    """
+    require_packages("an explanation")
+    if images < 2:
+        raise ValueError(f"images is {images}; give a number of at least 2")
+    if isinstance(runs, Run | str | os.PathLike):
+        runs = [runs]
+    opened = [as_run(run) for run in runs]
+    file = file_of(opened, to, "explained.html")
+    explained = [measure(run, images) for run in opened]
+    album = Album()
+    write_page(file, "explain.html.jinja", values(explained, album))
+    if figures is not None:
+        album.write(Path(figures))
+    return file

@@ -1,0 +1,169 @@
+"""Draw the figures of an explanation, and give the values of its template."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import __version__
+from ..figures import COLORS
+from .depth import Explained
+from .drawing import LETTERS, MARKERS, columns, figure_of, legend, short, style, svg
+from .gradients import UnitGradient
+from .page import Album
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a run."""
+
+    run: int
+    """its number, which chooses color and mark"""
+    name: str
+    plain: bool
+    points: Points
+    dashed: bool = False
+
+
+def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
+    """Return the values of the template.
+
+    Args:
+        explained: the measurements of each run.
+        album: receives the figures.
+    """
+
+    def chart(name: str, lines: list[Line], x_label: str, y_label: str, **options: Any) -> str:
+        return album.add(f"{name}.svg", line_figure(lines, x_label, y_label, **options))
+
+    def lines(points: Any, **options: Any) -> list[Line]:
+        found = [
+            Line(number, run.name, run.plain, points(run), **options)
+            for number, run in enumerate(explained)
+        ]
+        return [line for line in found if line.points]
+
+    unit, gradient = "unit, from the image to the classifier", "norm of the gradient"
+    branches = lines(lambda run: _parts(run.trained))
+    return {
+        "version": __version__,
+        "names": [run.name for run in explained],
+        "runs": explained,
+        "initial": chart(
+            "gradients-initial",
+            [
+                *lines(lambda run: _totals(run.initial)),
+                *lines(lambda run: _totals(run.initial_without_batch_norm), dashed=True),
+            ],
+            unit,
+            gradient,
+            log=True,
+            dashed="without batch norm",
+        ),
+        "trained": chart(
+            "gradients-trained", lines(lambda run: _totals(run.trained)), unit, gradient, log=True
+        ),
+        "parts": branches
+        and chart(
+            "gradient-parts",
+            [*lines(lambda run: _parts(run.initial), dashed=True), *branches],
+            unit,
+            "branch : shortcut",
+            dashed="initial weights",
+        ),
+        "responses": chart(
+            "responses",
+            lines(lambda run: list(enumerate((value for _, value in run.responses), 1))),
+            "layer, from the image to the classifier",
+            "standard deviation of the response",
+            log=True,
+        ),
+        "sorted_responses": chart(
+            "responses-sorted",
+            lines(
+                lambda run: list(
+                    enumerate(sorted((value for _, value in run.responses), reverse=True), 1)
+                )
+            ),
+            "layer, by the size of its response",
+            "standard deviation of the response",
+            log=True,
+        ),
+        "lesions": chart(
+            "lesions",
+            [
+                *lines(lambda run: list(enumerate((error for _, error in run.lesions), 1))),
+                *lines(lambda run: [(0, run.error), (len(run.lesions), run.error)], dashed=True),
+            ],
+            "unit that is left out",
+            "error (%)",
+            dashed="whole network",
+        ),
+    }
+
+
+def line_figure(
+    lines: Sequence[Line], x_label: str, y_label: str, *, log: bool = False, dashed: str = ""
+) -> bytes:
+    """Draw lines, thin for plain networks and bold for residual ones.
+
+    Args:
+        lines: the lines.
+        x_label: the name of the horizontal axis.
+        y_label: the name of the vertical axis.
+        log: whether the vertical axis is logarithmic.
+        dashed: what dashed lines show.
+
+    Returns:
+        An SVG document.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import NullFormatter
+
+    with style():
+        figure, axes = figure_of(7.2, 4.2)
+        handles = {}
+        for line in lines:
+            look: dict[str, Any] = {
+                "color": COLORS[line.run % len(COLORS)],
+                "linewidth": 1.0 if line.plain else 2.4,
+                "marker": MARKERS[line.run % len(MARKERS)],
+                "markersize": 4.5,
+            }
+            axes.plot(
+                *columns(line.points),
+                linestyle=(0, (4, 2)) if line.dashed else "solid",
+                markevery=max(1, len(line.points) // 12),
+                **look,
+            )
+            handles[line.run] = Line2D([], [], **look, label=short(line.name, 3 * LETTERS))
+        shown = list(handles.values())
+        if dashed:
+            gray: dict[str, Any] = {"color": "#555555", "linewidth": 1.6}
+            shown.append(Line2D([], [], linestyle=(0, (4, 2)), label=dashed, **gray))
+        if log:
+            axes.set_yscale("log")
+            # Powers would need math text, which is off.
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(color="#dddddd")
+        legend(figure, shown)
+        return svg(figure)
+
+
+def _totals(rows: Sequence[UnitGradient]) -> Points:
+    return [(number, row.total) for number, row in enumerate(rows, 1)]
+
+
+def _parts(rows: Sequence[UnitGradient]) -> Points:
+    """Return how large the branch's part is, as a multiple of the shortcut's."""
+    return [
+        (number, row.branch / row.shortcut)
+        for number, row in enumerate(rows, 1)
+        if row.branch is not None and row.shortcut
+    ]

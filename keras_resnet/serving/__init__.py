@@ -1,0 +1,1 @@
+"""Export models for TF Serving, check exports, and predict with them."""

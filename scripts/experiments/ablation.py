@@ -1,0 +1,118 @@
+"""Remove or add single ingredients of the best CIFAR-10 recipe, and compare the errors.
+
+    python scripts/experiments/ablation.py [--data-dir DIR] [--epochs 15] [--seeds 1]
+
+Trains ResNet-20 on 45,000 images and reports the error on the other 5,000 of the training split;
+the test split is not used. Interrupted trainings resume and finished ones are not repeated, so more
+seeds can be added later. Writes scripts/results/ablation/table.csv and prints it.
+"""
+
+import argparse
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from keras_resnet import RECIPES, Recipe, train
+from keras_resnet.files import write_table
+
+RESULTS = Path(__file__).parents[1] / "results" / "ablation"
+HOLDOUT = 5000
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "the recipe": {},
+    "without MixUp": {"mixup": 0.0},
+    "without the average of the weights": {"ema": 0.0},
+    "without Nesterov's momentum": {"nesterov": False},
+    "without warm-up": {"warmup": 0.0},
+    "weight decay 1e-4 in place of 5e-4": {"weight_decay": 1e-4},
+    "the paper's steps in place of the cosine": {"schedule": RECIPES["cifar10-resnet20"].schedule},
+    "without random crops and mirror images": {"augmentation": "none"},
+    "with label smoothing 0.1": {"label_smoothing": 0.1},
+    "with CutMix": {"cutmix": 1.0},
+    "with TrivialAugment": {"trivial_augment": True},
+    "with random erasing 0.1": {"erasing": 0.1},
+    "with stochastic depth 0.1": {"stochastic_depth": 0.1},
+    "with zero-initialized gamma": {"zero_gamma": True},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", help="where tensorflow-datasets keeps CIFAR-10")
+    parser.add_argument("--epochs", type=float, default=15)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--precision", default="float32")
+    args = parser.parse_args()
+    base = replace(
+        RECIPES["cifar10-resnet20-best"],
+        data_dir=args.data_dir,
+        epochs=args.epochs,
+        holdout=HOLDOUT,
+        precision=args.precision,
+        validate_every=max(1, round(args.epochs)),
+    )
+    for seed in range(args.seeds):
+        for name, changes in VARIANTS.items():
+            measure(name, replace(base, seed=seed, **changes))
+    show()
+
+
+def measure(name: str, recipe: Recipe) -> None:
+    """Train a variant that is not in the table, and write its error there."""
+    key = {
+        "variant": name,
+        "epochs": recipe.epochs,
+        "seed": recipe.seed,
+        "precision": recipe.precision,
+    }
+    if any(all(row[column] == str(value) for column, value in key.items()) for row in rows()):
+        return
+    words = "-".join("".join(c if c.isalnum() else " " for c in name).split())
+    run = train(recipe, Path("runs") / "ablation" / f"{words}-{recipe.epochs:g}-seed{recipe.seed}")
+    with open(run.history_file, newline="", encoding="utf-8") as file:
+        *_, last = csv.DictReader(file)
+    row = {
+        **key,
+        "validation_error": round(100 * (1 - float(last["val_accuracy"])), 2),
+        "training_error": round(100 * (1 - float(last["accuracy"])), 2),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_table(RESULTS / "table.csv", [*rows(), row])
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return the rows measured so far."""
+    try:
+        with open(RESULTS / "table.csv", newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def show() -> None:
+    """Print the table: the errors by seed, and the difference of their median to the recipe's."""
+    found: dict[tuple[str, float], list[float]] = {}
+    for row in rows():
+        key = (row["variant"], float(row["epochs"]))
+        found.setdefault(key, []).append(float(row["validation_error"]))
+    table = Table("variant", "epochs", "validation error, by seed", "difference of the medians")
+    for (variant, epochs), errors in found.items():
+        reference = found.get(("the recipe", epochs), errors)
+        table.add_row(
+            variant,
+            f"{epochs:g}",
+            ", ".join(f"{error:.2f} %" for error in errors),
+            f"{np.median(errors) - np.median(reference):+.2f}",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

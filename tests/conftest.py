@@ -1,4 +1,5 @@
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,12 @@ def pytest_configure() -> None:
     tf.config.set_logical_device_configuration(
         cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    # The names of failed tests come at the end. A run stopped at a time limit has no end.
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nFAILED {report.nodeid} after {report.duration:.0f} s", file=sys.stderr)
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,9 @@ def import_tensorflow() -> None:
         from ..training.distribution import CLUSTER_VARIABLES
 
         # The search for GPUs is noisy too. But a cluster can be joined only before anything is
-        # computed.
+        # computed. On some processors the first transposition of uint8 is noted as well, once.
         if not tf.config.list_physical_devices("GPU") and not os.environ.keys() & CLUSTER_VARIABLES:
-            tf.constant(0)
+            tf.function(tf.transpose)(tf.zeros([2, 2, 2], tf.uint8), [1, 0, 2])
 
 
 @contextlib.contextmanager

@@ -23,7 +23,6 @@ if [ "${1:-}" = --all ]; then
     "$VENV/bin/ruff" check keras_resnet tests scripts
     "$VENV/bin/ruff" format --check keras_resnet tests scripts
     "$VENV/bin/mypy"
-    "${tests[@]}" -m "not slow"
-    exec "${tests[@]}" -m slow
+    exec "${tests[@]}"
 fi
 exec "${tests[@]}" -m "not slow" "$@"

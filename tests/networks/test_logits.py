@@ -457,7 +457,7 @@ FAMILIES = {
 }
 
 
-LARGEST = {"InceptionResNetV2", "NASNetMobile"}
+LARGEST = {"DenseNet121", "EfficientNetB0", "InceptionResNetV2", "InceptionV3", "NASNetMobile"}
 """families whose layers others have, and which take longest"""
 
 

@@ -1,16 +1,18 @@
 """Train a factory's network by `prepare` and Keras' own `fit`."""
 
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet import ResNet20, data, prepare
+from keras_resnet import NETWORKS, ResNet, data, prepare
 from keras_resnet.data.pipeline import Augmentation, evaluation_batches, train_batches
 from keras_resnet.data.preprocessing import preprocessing_for
 from keras_resnet.training import distribution
 
+SPEC = replace(NETWORKS["resnet20"], blocks=(1, 1, 1))
 devices = sys.argv[2:]
 if devices:
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -20,7 +22,7 @@ keras.config.set_dtype_policy("float64")
 keras.config.set_floatx("float64")
 keras.utils.set_random_seed(1)
 with strategy.scope():
-    model = prepare(ResNet20(input_shape=(8, 8, 3), classes=10))
+    model = prepare(ResNet(SPEC, input_shape=(8, 8, 3), classes=10))
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9),
         "sparse_categorical_crossentropy",

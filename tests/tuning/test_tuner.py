@@ -480,11 +480,11 @@ COMMAND = [
 
 @pytest.mark.slow
 def test_a_killed_search_resumes_and_its_best_recipe_reaches_the_reported_error(tmp_path):
-    """Kill the search with -9 in the middle of the first, the third and the last of 5 trials."""
+    """Kill the search with -9 in the middle of the first and the last of 3 trials."""
     command = [
         *COMMAND,
         "--trials",
-        "5",
+        "3",
         "--epochs",  # enough that the kill precedes the end, even on a busy machine
         "6",
         "--deterministic",
@@ -495,7 +495,7 @@ def test_a_killed_search_resumes_and_its_best_recipe_reaches_the_reported_error(
     whole, killed = Search(tmp_path / "whole"), Search(tmp_path / "killed")
     subprocess.run([*command, str(whole.path)], check=True, capture_output=True)
     resumed = 0
-    for trial in (0, 2, 4):
+    for trial in (0, 2):
         process = subprocess.Popen([*command, str(killed.path)], stderr=subprocess.PIPE, text=True)
         current = -1
         for line in process.stderr:
@@ -506,8 +506,8 @@ def test_a_killed_search_resumes_and_its_best_recipe_reaches_the_reported_error(
         process.kill()
         process.communicate()
     last = subprocess.run([*command, str(killed.path)], check=True, capture_output=True, text=True)
-    assert resumed == 2 and "resuming from step" in last.stderr
-    assert len(whole.trials()) == 5 and killed.trials() == whole.trials()
+    assert resumed == 1 and "resuming from step" in last.stderr
+    assert len(whole.trials()) == 3 and killed.trials() == whole.trials()
     best = killed.best_file
     subprocess.run(
         [

@@ -18,6 +18,7 @@ from . import augmentation as random_views
 from . import mixing, policies
 from .crops import VIEWS
 from .dataset import WHOLE, Shard, Split
+from .decoded import unpack
 from .decoding import decode
 from .preprocessing import Preprocessing, normalize, resize_and_crop
 
@@ -157,7 +158,8 @@ def train_batches(
     if augmentation.repeats > 1:
         batches = batches.map(_repeat(augmentation.repeats, rows.stop - rows.start))
     per_image = augmentation.view in ("scale-crop-flip", "resized-crop-flip")
-    if batches.element_spec[1].dtype != tf.string and not per_image:
+    by_batch = batches.element_spec[1].shape[1:].is_fully_defined()
+    if by_batch and batches.element_spec[1].dtype != tf.string and not per_image:
         # Images of one size are resized and cropped as a batch.
         batches = _parallel(
             batches,
@@ -189,6 +191,8 @@ def train_batches(
             "antialias": preprocessing.antialias,
             "exif_orientation": preprocessing.exif_orientation,
         }
+        if image.dtype != tf.string:
+            image = pixels(image)
         if augmentation.view == "scale-crop-flip":
             return step, random_views.scale_crop_flip(image, **options), label
         if augmentation.view == "resized-crop-flip":
@@ -327,12 +331,14 @@ def _mean_color(preprocessing: Preprocessing) -> tuple[int, ...]:
 
 
 def _pixels_by(preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a function that decodes an image, if it is encoded, to `[H, W, 3]`."""
+    """Return a function that decodes or unpacks an image, if necessary, to `[H, W, 3]`."""
 
     def pixels(image: tf.Tensor) -> tf.Tensor:
-        if image.dtype != tf.string:
-            return image
-        return decode(image, exif_orientation=preprocessing.exif_orientation)
+        if image.dtype == tf.string:
+            return decode(image, exif_orientation=preprocessing.exif_orientation)
+        if image.shape.rank == 1:
+            return unpack(image, exif_orientation=preprocessing.exif_orientation)
+        return image
 
     return pixels
 

@@ -18,6 +18,8 @@ from rich.console import Console
 
 from .. import data
 from ..choices import require
+from ..data.dataset import Dataset
+from ..data.decoded import decode_files
 from ..runs.dataset import load_dataset
 from ..runs.recipe import Recipe
 from ..runs.recipes import recipe_of
@@ -127,6 +129,11 @@ def _hold_out(recipe: Recipe, console: Console) -> Recipe:
     return replace(recipe, holdout=holdout)
 
 
+def _load(*arguments: Any, **options: Any) -> Dataset:
+    """Return what `data.load` does, decoded."""
+    return decode_files(data.load(*arguments, **options))
+
+
 class _Tuner(BaseTuner):
     """Runs the trials that the oracle proposes."""
 
@@ -143,7 +150,7 @@ class _Tuner(BaseTuner):
         self.folder, self.recipe, self.over = folder, recipe, over
         self.checkpoint_seconds, self.console = checkpoint_seconds, console
         # No axis changes the data, so what fits in memory is decoded once for all trials.
-        self.load = functools.lru_cache(maxsize=1)(data.load)
+        self.load = functools.lru_cache(maxsize=1)(_load)
 
     def run_trial(self, trial: Trial) -> dict[str, float]:
         """Train one variant and return its error."""

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from keras_resnet import data
 from keras_resnet.cli.commands import main
+from keras_resnet.data.decoded import decode_files
 from keras_resnet.data.pipeline import evaluation_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.files import write_table
@@ -175,6 +176,28 @@ def test_all_trials_share_the_images_in_memory(tmp_path, monkeypatch):
     assert len(found.trials()) == 2 and len(loaded) == 1
     errors = {row["validation_error"] for row in found.trials()}
     assert len(errors) == 2, "each is a training of its own"
+
+
+@pytest.mark.slow
+def test_the_files_of_a_folder_are_read_once_for_all_trials(tmp_path, monkeypatch):
+    """The files of training and validation vanish before the first trial."""
+    random = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "pets" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tf.io.encode_png(random.integers(0, 256, (8, 8, 3), np.uint8)).numpy())
+
+    def gone(dataset):
+        decoded = decode_files(dataset)
+        for path in (*dataset.train.paths, *dataset.validation.paths):
+            os.unlink(path)
+        return decoded
+
+    monkeypatch.setattr(tuner, "decode_files", gone)
+    recipe = replace(TINY, dataset=str(tmp_path / "pets"), batch_size=8, epochs=1, holdout=8)
+    with pytest.warns(UserWarning, match="no test split"):
+        found = search(recipe, tmp_path / "search", trials=2, over=("learning_rate",))
+    assert len(found.trials()) == 2
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ Two parts, each in processes of its own:
   tenth of the files.
 
 Files are in the page cache, so the seconds are those of the processor; bytes are counted at the
-system call (`rchar` of `/proc/self/io`). Writes scripts/results/bench_records.txt.
+system call (`rchar` of `/proc/self/io`). array_record reads at least 32 kB at a time, which is
+little beside an image of ImageNet and much beside 100 bytes. Writes
+scripts/results/bench_records.txt.
 """
 
 import argparse
@@ -39,7 +41,7 @@ from array_record.python.array_record_module import ArrayRecordWriter  # noqa: E
 from PIL import Image  # noqa: E402
 
 from keras_resnet import data  # noqa: E402
-from keras_resnet.data.dataset import Dataset, Shard  # noqa: E402
+from keras_resnet.data.dataset import WHOLE, Dataset, Shard  # noqa: E402
 from keras_resnet.data.pipeline import Augmentation, train_batches  # noqa: E402
 from keras_resnet.data.preprocessing import preprocessing_for  # noqa: E402
 from keras_resnet.serving.needs import processor  # noqa: E402
@@ -89,12 +91,16 @@ def throughput(root: Path) -> list[str]:
                 next(found)
             if number:  # the first one builds the pipeline
                 speeds[form].append(TIMED * 32 / (time.perf_counter() - begin))
+    del batches, found
+    read = {form: bytes_of_an_epoch(load(form, root), 32) / PHOTOGRAPHS for form in FORMATS}
     shutil.rmtree(root)
     size = np.mean([len(one) for one in encoded]) / 1000
     return [
-        f"\ntraining views of {size:.0f} kB JPEG images, images/s, median of {ROUNDS} rounds",
+        f"\ntraining views of {size:.0f} kB JPEG images, images/s, median of {ROUNDS} rounds;"
+        " kB read per image",
         *(
             f"{form:14} {statistics.median(found):6.0f} ({min(found):.0f} to {max(found):.0f})"
+            f" {read[form] / 1000:8.0f} kB"
             for form, found in speeds.items()
         ),
     ]
@@ -242,16 +248,19 @@ def first_batch(form: str, root: Path, share_of_epoch: float) -> float:
 
 
 def tenth_of(hosts: int) -> Callable[[str, Path], int]:
-    def bytes_read(form: str, root: Path) -> int:
-        """Return the bytes that the first host reads for a tenth of an epoch."""
-        split = load(form, root).train
-        steps = len(split) // BATCH // 10
-        before = characters_read()
-        for _ in split.shuffled(BATCH, 0, 0, Shard(0, hosts)).take(steps):
-            pass
-        return characters_read() - before
+    """Return a task that counts the bytes that the first host reads for a tenth of an epoch."""
+    return lambda form, root: bytes_of_an_epoch(load(form, root), BATCH, 0.1, Shard(0, hosts))
 
-    return bytes_read
+
+def bytes_of_an_epoch(
+    dataset: Dataset, batch_size: int, share: float = 1.0, shard: Shard = WHOLE
+) -> int:
+    """Return the bytes that are read for a share of an epoch, without decoding."""
+    steps = int(share * (len(dataset.train) // batch_size))
+    before = characters_read()
+    for _ in dataset.train.shuffled(batch_size, 0, 0, shard).take(steps):
+        pass
+    return characters_read() - before
 
 
 def characters_read() -> int:

@@ -104,6 +104,7 @@ def child(
                 cwd=scratch,
                 env=environment,
                 text=True,
+                start_new_session=True,  # Ctrl-C in a terminal is for this process, which ends it
             )
         with process:
             try:

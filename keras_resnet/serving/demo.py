@@ -24,7 +24,7 @@ PAGE = Path(__file__).with_name("demo_page")
 """the folder of the page, with all that it loads"""
 _TYPE = "application/octet-stream"
 """the type of a request that holds an image"""
-_GRACE = 3
+_GRACE = 30
 """seconds that an image has to be answered after an interrupt"""
 
 

@@ -378,8 +378,8 @@ def test_an_interrupt_ends_it_quietly(served, photos):
             answer = pool.submit(post, url, large)
             time.sleep(0.3)
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the children as well
-            assert process.wait(timeout=20) == 130
-            assert answer.exception() or answer.result()[0] in (200, 422)
+            assert process.wait(timeout=60) == 130
+            assert answer.exception() or answer.result()[0] == 200
         assert process.stderr.read() == "keras-resnet: stopped\n"
         assert process.stdout.read() == ""
         with pytest.raises(ProcessLookupError):

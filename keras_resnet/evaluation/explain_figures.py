@@ -24,6 +24,8 @@ class Line:
     plain: bool
     points: Points
     dashed: bool = False
+    label: str = ""
+    """stands at its right end"""
 
 
 def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
@@ -45,6 +47,12 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
         return [line for line in found if line.points]
 
     unit, gradient = "unit, from the image to the classifier", "norm of the gradient"
+    by_depth = [
+        Line(number, run.name, run.plain, _totals(rows), dashed=dashed, label=f"{depth}")
+        for number, run in enumerate(explained)
+        for depth, both in run.depths.items()
+        for rows, dashed in zip(both, (False, True), strict=True)
+    ]
     branches = lines(lambda run: _parts(run.trained))
     return {
         "version": __version__,
@@ -60,6 +68,10 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
             gradient,
             log=True,
             dashed="without batch norm",
+        ),
+        "depths": by_depth
+        and chart(
+            "gradients-depths", by_depth, unit, gradient, log=True, dashed="without batch norm"
         ),
         "trained": chart(
             "gradients-trained", lines(lambda run: _totals(run.trained)), unit, gradient, log=True
@@ -137,6 +149,16 @@ def line_figure(
                 markevery=max(1, len(line.points) // 12),
                 **look,
             )
+            if line.label:
+                axes.annotate(
+                    line.label,
+                    line.points[-1],
+                    xytext=(6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8,
+                    color=look["color"],
+                )
             handles[line.run] = Line2D([], [], **look, label=short(line.name, 3 * LETTERS))
         shown = list(handles.values())
         if dashed:

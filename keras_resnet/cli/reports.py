@@ -52,6 +52,7 @@ def explain(
     to: Annotated[Path | None, optional("FILE")] = None,
     images: int = IMAGES,
     depths: tuple[int, ...] = DEPTHS,
+    pictures: Annotated[tuple[Path, ...], optional("FILE ...")] = (),
     figures: Annotated[Path | None, optional("FOLDER")] = None,
     json: Flag = False,
 ) -> None:
@@ -66,13 +67,16 @@ def explain(
         to: the file to write; by default explained.html in the folder of a single run
         images: the largest number of test images to measure on
         depths: numbers of layers of untrained networks, otherwise like those of CIFAR runs
-        figures: also write each figure into this folder, as SVG
+        pictures: image files to show class activation maps of; by default some test images
+        figures: also write each figure into this folder, as SVG, PNG or JPEG
         json: print JSON
     """
     import_tensorflow()
     from ..evaluation.explain import explain as write_explanation
 
-    file = write_explanation(runs, to, images=images, depths=depths, figures=figures)
+    file = write_explanation(
+        runs, to, images=images, depths=depths, pictures=pictures, figures=figures
+    )
     if json:
         return print_json({"explanation": str(file)})
     print_line(f"explanation: {file} ({file.stat().st_size / 1e6:.2f} MB)")

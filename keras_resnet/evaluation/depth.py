@@ -16,6 +16,7 @@ from ..networks.spec import ResNetSpec
 from ..runs.classifier import Classifier, open_run
 from ..runs.dataset import load_dataset
 from ..runs.run import Run
+from .class_maps import ClassMaps, class_maps
 from .gradients import UnitGradient, unit_gradients
 from .lesions import lesions
 from .responses import layer_responses
@@ -48,6 +49,7 @@ class Explained:
     error: float
     """of the whole network in percent"""
     lesions: list[tuple[str, float]]
+    maps: list[ClassMaps]
     seconds: dict[str, float]
     """the time that each measurement took"""
 
@@ -57,13 +59,19 @@ class Explained:
         return self.spec.shortcut is None
 
 
-def measure(run: Run, images: int = IMAGES, depths: Sequence[int] = DEPTHS) -> Explained:
+def measure(
+    run: Run,
+    images: int = IMAGES,
+    depths: Sequence[int] = DEPTHS,
+    pictures: dict[str, bytes] | None = None,
+) -> Explained:
     """Measure the network of a run on a part of its test images.
 
     Args:
         run: a trained run.
         images: the largest number of images.
         depths: the numbers of layers of untrained networks, which are otherwise like the run's.
+        pictures: encoded images by name, whose maps are computed; None for a few test images.
 
     Raises:
         ValueError: the run is not trained, or its data is missing.
@@ -105,6 +113,7 @@ def measure(run: Run, images: int = IMAGES, depths: Sequence[int] = DEPTHS) -> E
         responses=responses,
         error=error,
         lesions=without,
+        maps=timed("maps", class_maps, classifier, spec, run, pictures or {}),
         seconds=seconds,
     )
 

@@ -10,6 +10,10 @@ from .depth import Explained
 from .drawing import LETTERS, MARKERS, columns, figure_of, legend, short, style, svg
 from .gradients import UnitGradient
 from .page import Album
+from .report_images import overlay
+
+SIDE = 160
+"""pixels of the longer side of an image"""
 
 Points = list[tuple[float, float]]
 
@@ -102,6 +106,10 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
             "standard deviation of the response",
             log=True,
         ),
+        "maps": [
+            {"name": run.name, "images": _maps(run, number, album)}
+            for number, run in enumerate(explained)
+        ],
         "lesions": chart(
             "lesions",
             [
@@ -176,6 +184,26 @@ def line_figure(
         axes.grid(color="#dddddd")
         legend(figure, shown)
         return svg(figure)
+
+
+def _maps(run: Explained, number: int, album: Album) -> list[dict[str, Any]]:
+    """Return what the template shows of a run's maps."""
+    return [
+        {
+            "name": each.image,
+            "predicted": each.predicted,
+            "probability": each.probability,
+            "pictures": {
+                kind: album.add_image(f"run{number}-{row}-{stem}", image, SIDE)
+                for kind, stem, image in (
+                    ("image", "image", each.seen),
+                    ("class activation map", "cam", overlay(each.seen, each.class_activation_map)),
+                    ("Grad-CAM", "grad-cam", overlay(each.seen, each.grad_cam)),
+                )
+            },
+        }
+        for row, each in enumerate(run.maps)
+    ]
 
 
 def _totals(rows: Sequence[UnitGradient]) -> Points:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from pages import parsed, require_readable, require_self_contained, rows
+from PIL import Image
 
 from keras_resnet import data, evaluate, explain
 from keras_resnet.cli.commands import main
@@ -65,7 +66,7 @@ def test_the_errors_are_those_of_evaluate(explained, digits_run, plain, tmp_path
 
 def test_each_figure_is_a_file_with_a_line_per_network(explained):
     figures = explained.parent / "figures"
-    assert sorted(path.name for path in figures.iterdir()) == [
+    assert sorted(path.name for path in figures.glob("*.svg")) == [
         "gradient-parts.svg",
         "gradients-depths.svg",
         "gradients-initial.svg",
@@ -74,7 +75,8 @@ def test_each_figure_is_a_file_with_a_line_per_network(explained):
         "responses-sorted.svg",
         "responses.svg",
     ]
-    for path in figures.iterdir():
+    assert len(list(figures.glob("*.png"))) == 2 * 4 * 3, "an image and two maps"
+    for path in figures.glob("*.svg"):
         drawn = ET.parse(path).getroot()
         texts = {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
         assert "digits-tiny" in texts
@@ -114,10 +116,14 @@ def test_images_are_spread_over_the_test_split(digits_run):
 
 
 def test_the_command_writes_into_the_run(digits_run, tmp_path, capsys):
+    Image.new("RGB", (9, 12), "red").save(tmp_path / "red.png")
     run = Run(shutil.copytree(digits_run.path, tmp_path / "run"))
-    assert main(["explain", str(run.path), "--images", "50", "--depths", "8"]) == 0
+    arguments = ["--images", "50", "--depths", "8", "--pictures", str(tmp_path / "red.png")]
+    assert main(["explain", str(run.path), *arguments]) == 0
     file = run.path / "explained.html"
     assert file.is_file() and str(file) in capsys.readouterr().out
+    alts = [image.get("alt") or "" for image in parsed(file).iter("img")]
+    assert sum("red.png" in alt for alt in alts) == 3
 
 
 @pytest.mark.parametrize(
@@ -141,6 +147,9 @@ def test_what_is_missing_is_named(digits_run, tmp_path, monkeypatch):
     write_text(gone.recipe_file, replace(gone.recipe(), dataset="gone/images").to_json())
     with pytest.raises(ValueError, match="gone/images"):
         explain(gone)
+    (gone.path / "text.png").write_text("text")
+    with pytest.raises(ValueError, match="text.png is not an image that can be read"):
+        explain(gone, pictures=[gone.path / "text.png"])
     gone.model_file.unlink()
     with pytest.raises(ValueError, match="not fully trained"):
         explain(gone)

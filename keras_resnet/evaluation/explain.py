@@ -25,8 +25,9 @@ def explain(
     It has the gradient at the input of every unit, at random initial weights with and without batch
     norm and at the trained ones, and in untrained networks of other depths; the parts of it that
     the shortcut and the branch carry; the responses of the layers (Figure 7 of the paper); the
-    error without each single unit (Veit et al. 2016); and where the networks see their answers. Give a
-    plain and a residual network of the same depth to see the difference. The global seeds of
+    error without each single unit (Veit et al. 2016); and where the networks see their answers.
+
+    Give a plain and a residual network of the same depth to see the difference. The global seeds of
     Python, NumPy and Keras are set.
 
     Args:

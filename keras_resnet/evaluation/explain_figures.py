@@ -7,7 +7,7 @@ from typing import Any
 from .. import __version__
 from ..figures import COLORS
 from .depth import Explained
-from .drawing import LETTERS, MARKERS, columns, figure_of, legend, short, style, svg
+from .drawing import LETTERS, MARKERS, columns, figure_of, label_ends, legend, short, style, svg
 from .gradients import UnitGradient
 from .page import Album
 from .report_images import overlay
@@ -29,7 +29,7 @@ class Line:
     points: Points
     dashed: bool = False
     label: str = ""
-    """stands at its right end"""
+    """stands at its left end, that of the first unit"""
 
 
 def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
@@ -157,16 +157,6 @@ def line_figure(
                 markevery=max(1, len(line.points) // 12),
                 **look,
             )
-            if line.label:
-                axes.annotate(
-                    line.label,
-                    line.points[-1],
-                    xytext=(6, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=8,
-                    color=look["color"],
-                )
             handles[line.run] = Line2D([], [], **look, label=short(line.name, 3 * LETTERS))
         shown = list(handles.values())
         if dashed:
@@ -182,6 +172,9 @@ def line_figure(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(color="#dddddd")
+        labeled = [line for line in lines if line.label]
+        ends = [(*line.points[0], line.label, COLORS[line.run % len(COLORS)]) for line in labeled]
+        label_ends(axes, ends, right=False)
         legend(figure, shown)
         return svg(figure)
 

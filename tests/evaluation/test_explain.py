@@ -89,7 +89,7 @@ def test_depths_are_those_of_the_paper():
         assert with_depth(NETWORKS["plain20"], depth).depth == depth
 
 
-def test_each_depth_is_named_at_the_end_of_its_line(explained):
+def test_each_depth_is_named_beside_its_line(explained):
     """Two stages of basic blocks have 4n + 2 layers."""
     drawn = ET.parse(explained.parent / "figures" / "gradients-depths.svg").getroot()
     texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]

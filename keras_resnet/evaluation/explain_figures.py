@@ -51,12 +51,15 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
         return [line for line in found if line.points]
 
     unit, gradient = "unit, from the image to the classifier", "norm of the gradient"
-    by_depth = [
-        Line(number, run.name, run.plain, _totals(rows), dashed=dashed, label=f"{depth}")
-        for number, run in enumerate(explained)
-        for depth, both in run.depths.items()
-        for rows, dashed in zip(both, (False, True), strict=True)
-    ]
+
+    def by_depth(name: str, index: int) -> str:
+        found = [
+            Line(number, run.name, run.plain, _totals(both[index]), label=f"{depth}")
+            for number, run in enumerate(explained)
+            for depth, both in run.depths.items()
+        ]
+        return chart(name, found, unit, gradient, log=True) if found else ""
+
     branches = lines(lambda run: _parts(run.trained))
     return {
         "version": __version__,
@@ -73,10 +76,8 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
             log=True,
             dashed="without batch norm",
         ),
-        "depths": by_depth
-        and chart(
-            "gradients-depths", by_depth, unit, gradient, log=True, dashed="without batch norm"
-        ),
+        "depths": by_depth("gradients-depths", 0),
+        "depths_without": by_depth("gradients-depths-without-batch-norm", 1),
         "trained": chart(
             "gradients-trained", lines(lambda run: _totals(run.trained)), unit, gradient, log=True
         ),
@@ -172,6 +173,7 @@ def line_figure(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(color="#dddddd")
+        axes.margins(x=0.08)  # the names stand there
         labeled = [line for line in lines if line.label]
         ends = [(*line.points[0], line.label, COLORS[line.run % len(COLORS)]) for line in labeled]
         label_ends(axes, ends, right=False)

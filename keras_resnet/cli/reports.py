@@ -11,6 +11,8 @@ from .startup import import_tensorflow
 
 IMAGES = 1000
 """the number of test images that `explain` measures on by default"""
+DEPTHS = (20, 56, 110)
+"""the numbers of layers of the untrained networks of `explain` by default"""
 
 
 def report(
@@ -49,6 +51,8 @@ def explain(
     *,
     to: Annotated[Path | None, optional("FILE")] = None,
     images: int = IMAGES,
+    depths: tuple[int, ...] = DEPTHS,
+    pictures: Annotated[tuple[Path, ...], optional("FILE ...")] = (),
     figures: Annotated[Path | None, optional("FOLDER")] = None,
     json: Flag = False,
 ) -> None:
@@ -62,13 +66,17 @@ def explain(
         runs: folders of trained runs
         to: the file to write; by default explained.html in the folder of a single run
         images: the largest number of test images to measure on
-        figures: also write each figure into this folder, as SVG
+        depths: numbers of layers of untrained networks, otherwise like those of CIFAR runs
+        pictures: image files to show class activation maps of; by default some test images
+        figures: also write each figure into this folder, as SVG, PNG or JPEG
         json: print JSON
     """
     import_tensorflow()
     from ..evaluation.explain import explain as write_explanation
 
-    file = write_explanation(runs, to, images=images, figures=figures)
+    file = write_explanation(
+        runs, to, images=images, depths=depths, pictures=pictures, figures=figures
+    )
     if json:
         return print_json({"explanation": str(file)})
     print_line(f"explanation: {file} ({file.stat().st_size / 1e6:.2f} MB)")

@@ -1,8 +1,8 @@
 """Measure what depth does in the network of a run."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from ..networks.spec import ResNetSpec
 from ..runs.classifier import Classifier, open_run
 from ..runs.dataset import load_dataset
 from ..runs.run import Run
+from .class_maps import ClassMaps, class_maps
 from .gradients import UnitGradient, unit_gradients
 from .lesions import lesions
 from .responses import layer_responses
@@ -25,6 +26,10 @@ IMAGES = 1000
 GRADIENT_IMAGES = 256
 """the largest number of images whose gradients are computed, in one batch"""
 BATCH = 128
+DEPTHS = (20, 56, 110)
+"""the default numbers of layers of the untrained networks"""
+DEPTH_IMAGES = 32
+"""the largest number of images whose gradients are computed in networks of other depths"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +43,13 @@ class Explained:
     """with batch norm, at random initial weights"""
     initial_without_batch_norm: list[UnitGradient]
     trained: list[UnitGradient]
+    depths: dict[int, tuple[list[UnitGradient], list[UnitGradient]]]
+    """with and without batch norm at random initial weights, by the number of layers"""
     responses: list[tuple[str, float]]
     error: float
     """of the whole network in percent"""
     lesions: list[tuple[str, float]]
+    maps: list[ClassMaps]
     seconds: dict[str, float]
     """the time that each measurement took"""
 
@@ -51,12 +59,19 @@ class Explained:
         return self.spec.shortcut is None
 
 
-def measure(run: Run, images: int = IMAGES) -> Explained:
+def measure(
+    run: Run,
+    images: int = IMAGES,
+    depths: Sequence[int] = DEPTHS,
+    pictures: dict[str, bytes] | None = None,
+) -> Explained:
     """Measure the network of a run on a part of its test images.
 
     Args:
         run: a trained run.
         images: the largest number of images.
+        depths: the numbers of layers of untrained networks, which are otherwise like the run's.
+        pictures: encoded images by name, whose maps are computed; None for a few test images.
 
     Raises:
         ValueError: the run is not trained, or its data is missing.
@@ -83,6 +98,8 @@ def measure(run: Run, images: int = IMAGES) -> Explained:
             (network, True),
         )
     ]
+    few = DEPTH_IMAGES
+    by_depth = timed("depths", _of_depths, classifier, run, depths, first[:few], labels[:few])
     responses = timed("responses", layer_responses, network, spec, (x for x, _ in batches()))
     error, without = timed("lesions", lesions, network, spec, batches)
     return Explained(
@@ -92,9 +109,11 @@ def measure(run: Run, images: int = IMAGES) -> Explained:
         initial=gradients[0],
         initial_without_batch_norm=gradients[1],
         trained=gradients[2],
+        depths=by_depth,
         responses=responses,
         error=error,
         lesions=without,
+        maps=timed("maps", class_maps, classifier, spec, run, pictures or {}),
         seconds=seconds,
     )
 
@@ -109,6 +128,40 @@ def _initial(classifier: Classifier, spec: ResNetSpec, seed: int) -> keras.Model
         classes=len(classifier.class_names),
         classifier_activation=None,
     )
+
+
+def _of_depths(
+    classifier: Classifier,
+    run: Run,
+    depths: Sequence[int],
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> dict[int, tuple[list[UnitGradient], list[UnitGradient]]]:
+    """Compute the gradients in untrained networks of other depths, with and without batch norm.
+
+    ImageNet networks have none: their images would need the memory of a training.
+    """
+    recipe = run.recipe()
+    found = {}
+    for depth in depths if recipe.spec.stem == "cifar" else ():
+        spec = with_depth(recipe.spec, depth)
+        network = _initial(classifier, spec, recipe.seed)
+        found[spec.depth] = (
+            unit_gradients(network, spec, images, labels),
+            unit_gradients(network, spec, images, labels, batch_norm=False),
+        )
+    return found
+
+
+def with_depth(spec: ResNetSpec, depth: int) -> ResNetSpec:
+    """Return a spec with as many units in every stage, and about `depth` layers.
+
+    Args:
+        spec: the spec whose other fields are kept.
+        depth: the number of layers. Three stages of basic blocks have 6n + 2 (section 4.2).
+    """
+    layers = sum(len(stage[0].convolutions) for stage in spec.stages())
+    return replace(spec, blocks=(max(1, round((depth - 2) / layers)),) * len(spec.blocks))
 
 
 def _batches(

@@ -16,6 +16,8 @@ MARKERS = "os^DvPX"
 """a mark per run, so that curves differ by more than color"""
 LETTERS = 18
 """the longest name on an axis"""
+_LINE_HEIGHT = 0.042
+"""of a name beside a line, as a share of the height of the axes"""
 _STYLE: dict[Any, Any] = {
     # Text stays text, so that a browser shows the letters that matplotlib's own font lacks.
     "svg.fonttype": "none",
@@ -62,6 +64,33 @@ def svg(figure: "Figure") -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(file, format="svg", dpi=130, metadata={"Date": None, "Creator": None})
     return file.getvalue()
+
+
+def label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]], *, right: bool) -> None:
+    """Write the names of lines beside their ends, one above the other where they would overlap.
+
+    Args:
+        axes: with its limits and lines.
+        ends: the x and y of each end, its name and its color.
+        right: whether the names stand to the right of the ends.
+    """
+    axes.get_ylim()  # brings the limits up to date
+    to_axes = axes.transData + axes.transAxes.inverted()
+    placed = sorted((*to_axes.transform((x, y)), name, color) for x, y, name, color in ends)
+    last = -1.0
+    for x, y, name, color in sorted(placed, key=lambda end: end[1]):
+        last = max(min(y, 1.0), last + _LINE_HEIGHT)
+        axes.annotate(
+            name,
+            (x, last),
+            xycoords="axes fraction",
+            xytext=(7 if right else -7, 0),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="center",
+            fontsize=8,
+            color=color,
+        )
 
 
 def legend(figure: "Figure", handles: Sequence[Any]) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..runs.run import Run, as_run
-from .depth import IMAGES, measure
+from .class_maps import read_images
+from .depth import DEPTHS, IMAGES, measure
 from .explain_figures import values
 from .page import Album, file_of, require_packages, write_page
 
@@ -15,38 +16,51 @@ def explain(
     to: str | os.PathLike[str] | None = None,
     *,
     images: int = IMAGES,
+    depths: Sequence[int] = DEPTHS,
+    pictures: Sequence[str | os.PathLike[str]] = (),
     figures: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write one HTML file that shows why depth helps or hurts the networks of runs.
 
     It has the gradient at the input of every unit, at random initial weights with and without batch
-    norm and at the trained ones; the parts of it that the shortcut and the branch carry; the
-    responses of the layers (Figure 7 of the paper); and the error without each single unit (Veit et
-    al. 2016). Give a plain and a residual network of the same depth to see the difference. The
-    global seeds of Python, NumPy and Keras are set.
+    norm and at the trained ones, and in untrained networks of other depths; the parts of it that
+    the shortcut and the branch carry; the responses of the layers (Figure 7 of the paper); the
+    error without each single unit (Veit et al. 2016); and where the networks see their answers.
+
+    Give a plain and a residual network of the same depth to see the difference. The global seeds of
+    Python, NumPy and Keras are set.
 
     Args:
         runs: a run, the path of its folder, or several.
         to: the file to write; None for `explained.html` in the folder of a single run.
         images: the largest number of test images to measure on. They are spread over the split.
-        figures: a folder to write each figure into, as SVG; None for none.
+        depths: the numbers of layers of untrained networks that are like those of CIFAR runs but
+            for their depth; `()` for none.
+        pictures: image files whose class activation maps and Grad-CAM are shown; `()` for those of
+            a few test images.
+        figures: a folder to write each figure into, as SVG, PNG or JPEG; None for none.
 
     Returns:
         The path of the file.
 
     Raises:
-        ValueError: a run is not trained, its data is missing, `images` is below 2, `to` is missing
-            for several runs, or a package of the extra `report` is not installed.
+        ValueError: a run is not trained, its data is missing, `images` is below 2, a number of
+            `depths` below 3, `to` is missing for several runs, a picture is no image, or
+            a package of the extra `report` is not installed.
         OSError: a file cannot be read or written.
     """
     require_packages("an explanation")
     if images < 2:
         raise ValueError(f"images is {images}; give a number of at least 2")
+    for depth in depths:
+        if depth < 3:
+            raise ValueError(f"depths is {depth}; give numbers of layers of at least 3")
     if isinstance(runs, Run | str | os.PathLike):
         runs = [runs]
     opened = [as_run(run) for run in runs]
     file = file_of(opened, to, "explained.html")
-    explained = [measure(run, images) for run in opened]
+    contents = read_images(pictures)
+    explained = [measure(run, images, depths, contents) for run in opened]
     album = Album()
     write_page(file, "explain.html.jinja", values(explained, album))
     if figures is not None:

@@ -7,9 +7,13 @@ from typing import Any
 from .. import __version__
 from ..figures import COLORS
 from .depth import Explained
-from .drawing import LETTERS, MARKERS, columns, figure_of, legend, short, style, svg
+from .drawing import LETTERS, MARKERS, columns, figure_of, label_ends, legend, short, style, svg
 from .gradients import UnitGradient
 from .page import Album
+from .report_images import overlay
+
+SIDE = 160
+"""pixels of the longer side of an image"""
 
 Points = list[tuple[float, float]]
 
@@ -24,6 +28,8 @@ class Line:
     plain: bool
     points: Points
     dashed: bool = False
+    label: str = ""
+    """stands at its left end, that of the first unit"""
 
 
 def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
@@ -45,6 +51,15 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
         return [line for line in found if line.points]
 
     unit, gradient = "unit, from the image to the classifier", "norm of the gradient"
+
+    def by_depth(name: str, index: int) -> str:
+        found = [
+            Line(number, run.name, run.plain, _totals(both[index]), label=f"{depth}")
+            for number, run in enumerate(explained)
+            for depth, both in run.depths.items()
+        ]
+        return chart(name, found, unit, gradient, log=True) if found else ""
+
     branches = lines(lambda run: _parts(run.trained))
     return {
         "version": __version__,
@@ -61,6 +76,8 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
             log=True,
             dashed="without batch norm",
         ),
+        "depths": by_depth("gradients-depths", 0),
+        "depths_without": by_depth("gradients-depths-without-batch-norm", 1),
         "trained": chart(
             "gradients-trained", lines(lambda run: _totals(run.trained)), unit, gradient, log=True
         ),
@@ -90,6 +107,10 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
             "standard deviation of the response",
             log=True,
         ),
+        "maps": [
+            {"name": run.name, "images": _maps(run, number, album)}
+            for number, run in enumerate(explained)
+        ],
         "lesions": chart(
             "lesions",
             [
@@ -152,8 +173,32 @@ def line_figure(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(color="#dddddd")
+        axes.margins(x=0.08)  # the names stand there
+        labeled = [line for line in lines if line.label]
+        ends = [(*line.points[0], line.label, COLORS[line.run % len(COLORS)]) for line in labeled]
+        label_ends(axes, ends, right=False)
         legend(figure, shown)
         return svg(figure)
+
+
+def _maps(run: Explained, number: int, album: Album) -> list[dict[str, Any]]:
+    """Return what the template shows of a run's maps."""
+    return [
+        {
+            "name": each.image,
+            "predicted": each.predicted,
+            "probability": each.probability,
+            "pictures": {
+                kind: album.add_image(f"run{number}-{row}-{stem}", image, SIDE)
+                for kind, stem, image in (
+                    ("image", "image", each.seen),
+                    ("class activation map", "cam", overlay(each.seen, each.class_activation_map)),
+                    ("Grad-CAM", "grad-cam", overlay(each.seen, each.grad_cam)),
+                )
+            },
+        }
+        for row, each in enumerate(run.maps)
+    ]
 
 
 def _totals(rows: Sequence[UnitGradient]) -> Points:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..figures import COLORS
-from .drawing import LETTERS, MARKERS, columns, figure_of, legend, short, style, svg
+from .drawing import LETTERS, MARKERS, columns, figure_of, label_ends, legend, short, style, svg
 from .temperature import Reliability
 
 NAMED = 30
@@ -73,6 +73,12 @@ def training_curves(curves: Sequence[Curve], x_label: str) -> bytes:
         axes.set_xlabel(x_label)
         axes.set_ylabel("error (%)")
         axes.grid(color="#dddddd")
+        ends = [
+            (*points[-1], short(curve.name), COLORS[number % len(COLORS)])
+            for number, curve in enumerate(curves)
+            if (points := curve.test or curve.training)
+        ]
+        label_ends(axes, ends, right=True)
         legend(figure, handles)
         return svg(figure)
 

@@ -440,6 +440,7 @@ def test_curves_are_drawn_as_in_the_paper():
     assert third == [(bold, True), (bold, False)]
     texts = [element.text for element in ET.fromstring(svg).iter(f"{SVG}text")]
     assert {"plain", "_residual", "iterations", "error (%)"} <= set(texts)
+    assert texts.count("residual") == 2, "in the legend and at the end of its line"
 
 
 def test_a_single_confusion_is_seen_among_a_thousand_classes():

@@ -52,7 +52,7 @@ def explain(
     to: Annotated[Path | None, optional("FILE")] = None,
     images: int = IMAGES,
     depths: tuple[int, ...] = DEPTHS,
-    pictures: Annotated[tuple[Path, ...], optional("FILE ...")] = (),
+    maps_of: Annotated[tuple[Path, ...], optional("FILE ...")] = (),
     figures: Annotated[Path | None, optional("FOLDER")] = None,
     json: Flag = False,
 ) -> None:
@@ -67,7 +67,7 @@ def explain(
         to: the file to write; by default explained.html in the folder of a single run
         images: the largest number of test images to measure on
         depths: numbers of layers of untrained networks, otherwise like those of CIFAR runs
-        pictures: image files to show class activation maps of; by default some test images
+        maps_of: image files to show class activation maps of; by default some test images
         figures: also write each figure into this folder, as SVG, PNG or JPEG
         json: print JSON
     """
@@ -75,7 +75,7 @@ def explain(
     from ..evaluation.explain import explain as write_explanation
 
     file = write_explanation(
-        runs, to, images=images, depths=depths, pictures=pictures, figures=figures
+        runs, to, images=images, depths=depths, maps_of=maps_of, figures=figures
     )
     if json:
         return print_json({"explanation": str(file)})

@@ -63,7 +63,7 @@ def measure(
     run: Run,
     images: int = IMAGES,
     depths: Sequence[int] = DEPTHS,
-    pictures: dict[str, bytes] | None = None,
+    maps_of: dict[str, bytes] | None = None,
 ) -> Explained:
     """Measure the network of a run on a part of its test images.
 
@@ -71,7 +71,7 @@ def measure(
         run: a trained run.
         images: the largest number of images.
         depths: the numbers of layers of untrained networks, which are otherwise like the run's.
-        pictures: encoded images by name, whose maps are computed; None for a few test images.
+        maps_of: encoded images by name, whose maps are computed; None for a few test images.
 
     Raises:
         ValueError: the run is not trained, or its data is missing.
@@ -113,7 +113,7 @@ def measure(
         responses=responses,
         error=error,
         lesions=without,
-        maps=timed("maps", class_maps, classifier, spec, run, pictures or {}),
+        maps=timed("maps", class_maps, classifier, spec, run, maps_of or {}),
         seconds=seconds,
     )
 

@@ -17,7 +17,7 @@ def explain(
     *,
     images: int = IMAGES,
     depths: Sequence[int] = DEPTHS,
-    pictures: Sequence[str | os.PathLike[str]] = (),
+    maps_of: Sequence[str | os.PathLike[str]] = (),
     figures: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write one HTML file that shows why depth helps or hurts the networks of runs.
@@ -36,7 +36,7 @@ def explain(
         images: the largest number of test images to measure on. They are spread over the split.
         depths: the numbers of layers of untrained networks that are like those of CIFAR runs but
             for their depth; `()` for none.
-        pictures: image files whose class activation maps and Grad-CAM are shown; `()` for those of
+        maps_of: image files whose class activation maps and Grad-CAM are shown; `()` for those of
             a few test images.
         figures: a folder to write each figure into, as SVG, PNG or JPEG; None for none.
 
@@ -45,7 +45,7 @@ def explain(
 
     Raises:
         ValueError: a run is not trained, its data is missing, `images` is below 2, a number of
-            `depths` below 3, `to` is missing for several runs, a picture is no image, or
+            `depths` below 3, `to` is missing for several runs, a file of `maps_of` is no image, or
             a package of the extra `report` is not installed.
         OSError: a file cannot be read or written.
     """
@@ -59,7 +59,7 @@ def explain(
         runs = [runs]
     opened = [as_run(run) for run in runs]
     file = file_of(opened, to, "explained.html")
-    contents = read_images(pictures)
+    contents = read_images(maps_of)
     explained = [measure(run, images, depths, contents) for run in opened]
     album = Album()
     write_page(file, "explain.html.jinja", values(explained, album))

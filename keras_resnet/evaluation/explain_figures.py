@@ -188,7 +188,7 @@ def _maps(run: Explained, number: int, album: Album) -> list[dict[str, Any]]:
             "name": each.image,
             "predicted": each.predicted,
             "probability": each.probability,
-            "pictures": {
+            "images": {
                 kind: album.add_image(f"run{number}-{row}-{stem}", image, SIDE)
                 for kind, stem, image in (
                     ("image", "image", each.seen),

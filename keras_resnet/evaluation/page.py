@@ -26,7 +26,7 @@ class Album:
     """Image files by their names."""
 
     def __init__(self) -> None:
-        self._pictures: dict[str, bytes] = {}
+        self._images: dict[str, bytes] = {}
 
     def add(self, name: str, content: bytes) -> str:
         """Add an image file.
@@ -38,7 +38,7 @@ class Album:
         Returns:
             The data URI that shows the image.
         """
-        self._pictures[name] = content
+        self._images[name] = content
         kind = _TYPES[name.rpartition(".")[2]]
         return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -68,7 +68,7 @@ class Album:
         Args:
             folder: it is created.
         """
-        for name, content in self._pictures.items():
+        for name, content in self._images.items():
             with whole_file(folder / name) as sibling:
                 sibling.write_bytes(content)
 

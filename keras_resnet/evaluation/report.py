@@ -12,7 +12,7 @@ from ..runs.run import Run, as_run
 from . import report_gallery, report_sections
 from .page import Album, file_of, require_packages, write_page
 from .prediction_files import read_predictions
-from .report_figures import PIXELS, confusion_picture, reliability_diagram, training_curves
+from .report_figures import PIXELS, confusion_image, reliability_diagram, training_curves
 from .report_sections import Evaluated
 from .temperature import BINS, reliability
 
@@ -37,7 +37,7 @@ def report(
     Args:
         runs: a run, the path of its folder, or several of them that were tested on the same images.
         to: the file to write; None for `report.html` in the folder of a single run.
-        figures: a folder to write each picture of the page into, as SVG, PNG or JPEG; None for
+        figures: a folder to write each figure of the page into, as SVG, PNG or JPEG; None for
             none.
 
     Returns:
@@ -105,7 +105,7 @@ def _values(runs: list[Evaluated], album: Album) -> dict[str, Any]:
             | {
                 "name": run.name,
                 "confusion": album.add(
-                    f"{stem}-confusion.svg", confusion_picture(run.confusion, names)
+                    f"{stem}-confusion.svg", confusion_image(run.confusion, names)
                 ),
                 "confusions": report_sections.confusions(run),
                 "reliability": album.add(f"{stem}-reliability.svg", reliability_diagram(bins)),

@@ -116,7 +116,7 @@ def reliability_diagram(found: Reliability) -> bytes:
         return svg(figure)
 
 
-def confusion_picture(confusion: np.ndarray, names: Sequence[str]) -> bytes:
+def confusion_image(confusion: np.ndarray, names: Sequence[str]) -> bytes:
     """Draw a confusion matrix, colored by the share of the images of each true class.
 
     Args:

@@ -111,7 +111,7 @@ def panel(run: Evaluated, choice: Choice, found: Found, album: Album, stem: str)
         run: the run.
         choice: its images.
         found: the data.
-        album: takes the pictures.
+        album: takes the images.
         stem: what the names of their files begin with.
     """
     names, labels = run.predictions.class_names, run.labels
@@ -169,7 +169,7 @@ def duplicates(run: Evaluated, choice: Choice, found: Found, album: Album) -> di
         run: the run.
         choice: its images.
         found: the data.
-        album: takes the pictures.
+        album: takes the images.
     """
     names, labels = run.predictions.class_names, run.labels
     trained = None
@@ -222,7 +222,7 @@ def augmentation(run: Evaluated, album: Album, stem: str) -> str | None:
 def _seen(
     run: Evaluated, rows: Sequence[int], found: Found
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Return the network's inputs, and the same as pictures, of the images that are found."""
+    """Return the network's inputs, and the same as uint8, of the images that are found."""
     hashes = {row: run.predictions.hashes[row].tobytes() for row in rows}
     here = [row for row in rows if hashes[row] in found.contents]
     if not here:

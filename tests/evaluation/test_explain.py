@@ -119,7 +119,7 @@ def test_images_are_spread_over_the_test_split(digits_run):
 def test_the_command_writes_into_the_run(digits_run, tmp_path, capsys):
     Image.new("RGB", (9, 12), "red").save(tmp_path / "red.png")
     run = Run(shutil.copytree(digits_run.path, tmp_path / "run"))
-    arguments = ["--images", "50", "--depths", "8", "--pictures", str(tmp_path / "red.png")]
+    arguments = ["--images", "50", "--depths", "8", "--maps-of", str(tmp_path / "red.png")]
     assert main(["explain", str(run.path), *arguments]) == 0
     file = run.path / "explained.html"
     assert file.is_file() and str(file) in capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_what_is_missing_is_named(digits_run, tmp_path, monkeypatch):
         explain(gone)
     (gone.path / "text.png").write_text("text")
     with pytest.raises(ValueError, match="text.png is not an image that can be read"):
-        explain(gone, pictures=[gone.path / "text.png"])
+        explain(gone, maps_of=[gone.path / "text.png"])
     gone.model_file.unlink()
     with pytest.raises(ValueError, match="not fully trained"):
         explain(gone)

@@ -447,7 +447,7 @@ def test_a_single_confusion_is_seen_among_a_thousand_classes():
     """The matrix in the SVG is a picture; a point of it stands for four by four classes."""
     confusion = 20 * np.eye(1000, dtype=int)
     confusion[702, 201] = 10
-    svg = ET.fromstring(figures.confusion_picture(confusion, [str(i) for i in range(1000)]))
+    svg = ET.fromstring(figures.confusion_image(confusion, [str(i) for i in range(1000)]))
     pictures = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("L"))
         for image in svg.iter(f"{SVG}image")

@@ -32,7 +32,7 @@ def report(
     Args:
         runs: folders of evaluated runs
         to: the file to write; by default report.html in the folder of a single run
-        figures: also write each picture of the page into this folder, as SVG, PNG or JPEG
+        figures: also write each figure of the page into this folder, as SVG, PNG or JPEG
         json: print JSON
     """
     if not runs:

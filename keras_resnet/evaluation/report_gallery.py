@@ -202,7 +202,7 @@ def augmentation(run: Evaluated, album: Album, stem: str) -> str | None:
 
     Args:
         run: the run.
-        album: takes the picture.
+        album: takes the image.
         stem: what the name of its file begins with.
 
     Raises:

@@ -92,7 +92,7 @@ class Export:
                 raise ValueError(fault(image, self._path))
             upright = preprocessing is None or preprocessing.exif_orientation
             pixels = decode(tf.constant(image), exif_orientation=upright).numpy()
-            shown = overlay.picture(pixels, SIDE)
+            shown = overlay.resized(pixels, SIDE)
         layer = None
         if self.has_heat_map and preprocessing is not None:
             heat = np.asarray(found[HEAT_MAP]["maps"], np.float32)

@@ -13,7 +13,7 @@ OPACITY = 0.3, 0.7
 """of a heat map over its image, where it is coldest and where it is hottest"""
 
 
-def picture(image: np.ndarray, side: int) -> Image.Image:
+def resized(image: np.ndarray, side: int) -> Image.Image:
     """Return an image whose longer side has `side` pixels.
 
     A smaller image keeps its pixels visible.

@@ -36,6 +36,7 @@ def training(what: str | Run, default: Recipe, args: list[str]) -> Callable[...,
         devices: Annotated[tuple[str, ...], optional("DEVICE ...")] = (),
         steps_per_execution: int = 1,
         checkpoint_seconds: float = 60.0,
+        record_gradients: Flag = False,
     ) -> None:
         """Train a recipe, resume a run, or train a finished run further.
 
@@ -51,21 +52,25 @@ def training(what: str | Run, default: Recipe, args: list[str]) -> Callable[...,
             steps_per_execution: steps that TensorFlow does in one call; more of them save time
                 where a step is short
             checkpoint_seconds: time from one checkpoint to the next
+            record_gradients: record the gradient at every unit after each epoch, for `explain`
         """
         import_tensorflow()
+        from ..evaluation.gradient_history import GradientHistory
         from ..training.distribution import rank
         from ..training.train import train as run_training
 
         changed = changes(default, fields)
         name = changed.get("name", default.name)
         folder = what.path if isinstance(what, Run) else Path("runs") / name
-        with _resumed_by(["train", *args], Run(run_dir or folder)):
+        trained = Run(run_dir or folder)
+        with _resumed_by(["train", *args], trained):
             run = run_training(
                 what,
                 run_dir,
                 devices=devices,
                 steps_per_execution=steps_per_execution,
                 checkpoint_seconds=checkpoint_seconds,
+                callbacks=[GradientHistory(trained)] if record_gradients else [],
                 **changed,
             )
         if rank() == 0:

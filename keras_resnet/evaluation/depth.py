@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ..data.dataset import Shard
 from ..data.pipeline import evaluation_batches
+from ..files import read_table
 from ..networks.build import build
 from ..networks.spec import ResNetSpec
 from ..runs.classifier import Classifier, open_run
@@ -43,6 +44,8 @@ class Explained:
     """with batch norm, at random initial weights"""
     initial_without_batch_norm: list[UnitGradient]
     trained: list[UnitGradient]
+    during: dict[int, list[float]]
+    """the norms of the gradients that the run has recorded, by the epochs before; `{}` if none"""
     depths: dict[int, tuple[list[UnitGradient], list[UnitGradient]]]
     """with and without batch norm at random initial weights, by the number of layers"""
     responses: list[tuple[str, float]]
@@ -109,6 +112,7 @@ def measure(
         initial=gradients[0],
         initial_without_batch_norm=gradients[1],
         trained=gradients[2],
+        during=_recorded(run),
         depths=by_depth,
         responses=responses,
         error=error,
@@ -128,6 +132,19 @@ def _initial(classifier: Classifier, spec: ResNetSpec, seed: int) -> keras.Model
         classes=len(classifier.class_names),
         classifier_activation=None,
     )
+
+
+def _recorded(run: Run) -> dict[int, list[float]]:
+    """Return what `GradientHistory` has recorded in a run, from the first unit to the last."""
+    found: dict[int, list[float]] = {}
+    if run.gradients_file.exists():
+        rows = read_table(run.gradients_file)
+        try:
+            for row in rows:
+                found.setdefault(int(row["epoch"]), []).append(float(row["total"]))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{run.gradients_file} is damaged: {error!r}") from None
+    return found
 
 
 def _of_depths(

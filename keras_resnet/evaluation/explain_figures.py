@@ -60,6 +60,13 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
         ]
         return chart(name, found, unit, gradient, log=True) if found else ""
 
+    during = [
+        Line(
+            number, run.name, run.plain, list(enumerate(run.during[epoch], 1)), label=f"{epoch}"
+        )
+        for number, run in enumerate(explained)
+        for epoch in _few(sorted(run.during))
+    ]
     branches = lines(lambda run: _parts(run.trained))
     return {
         "version": __version__,
@@ -78,6 +85,7 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
         ),
         "depths": by_depth("gradients-depths", 0),
         "depths_without": by_depth("gradients-depths-without-batch-norm", 1),
+        "during": during and chart("gradients-during", during, unit, gradient, log=True),
         "trained": chart(
             "gradients-trained", lines(lambda run: _totals(run.trained)), unit, gradient, log=True
         ),
@@ -122,6 +130,13 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
             dashed="whole network",
         ),
     }
+
+
+def _few(epochs: list[int]) -> list[int]:
+    """Return at most four epochs, evenly spread."""
+    if len(epochs) <= 4:
+        return epochs
+    return [epochs[round(number * (len(epochs) - 1) / 3)] for number in range(4)]
 
 
 def line_figure(

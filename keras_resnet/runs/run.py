@@ -68,6 +68,11 @@ class Run:
         return self.path / "history.csv"
 
     @property
+    def gradients_file(self) -> Path:
+        """The gradients of `GradientHistory`, with one row per epoch and unit."""
+        return self.path / "gradients.csv"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoint"

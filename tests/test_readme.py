@@ -82,7 +82,7 @@ def test_the_networks_readme(monkeypatch):
     theirs = keras.applications.ResNet50(weights=None)
     theirs.save_weights("published.weights.h5")
     monkeypatch.setattr(applications, "fetch", lambda *_, **__: Path("published.weights.h5"))
-    building, public, fine_tuning, detecting = blocks("keras_resnet/networks/README.md")
+    building, public, trained, fine_tuning, detecting = blocks("keras_resnet/networks/README.md")
     scope = {}
     exec(building, scope)
     assert scope["model"].output_shape == (None, 100)
@@ -94,6 +94,8 @@ def test_the_networks_readme(monkeypatch):
     wanted = theirs.predict(prepared, verbose=0)
     np.testing.assert_allclose(scope["probabilities"], wanted, atol=1e-5)
     assert scope["model"].output_shape == (None, 37)
+    exec(trained, scope)
+    np.testing.assert_allclose(scope["probabilities"].sum(axis=1), [1, 1], rtol=1e-5)
     with pytest.warns(UserWarning, match="the backbone is loaded"):
         exec(fine_tuning, scope)
     pretrained = ResNet20(weights="pretrained.weights.h5", classes=10).get_layer("conv1_bn")

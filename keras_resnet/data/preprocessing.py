@@ -195,6 +195,10 @@ PREPROCESSING: dict[str, Preprocessing] = {
     ),
     # keras.applications' V2 networks: -1 to 1.
     "tf": _rgb((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    # The networks of `weights="cifar10"`: the mean image subtracted.
+    "cifar10": Preprocessing.read(
+        Path(__file__).parents[1] / "networks" / "pretrained" / "cifar10" / "preprocessing.json"
+    ),
 }
 
 

@@ -61,9 +61,7 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
         return chart(name, found, unit, gradient, log=True) if found else ""
 
     during = [
-        Line(
-            number, run.name, run.plain, list(enumerate(run.during[epoch], 1)), label=f"{epoch}"
-        )
+        Line(number, run.name, run.plain, list(enumerate(run.during[epoch], 1)), label=f"{epoch}")
         for number, run in enumerate(explained)
         for epoch in _few(sorted(run.during))
     ]

@@ -13,6 +13,7 @@ import tensorflow as tf
 from ..choices import require
 from ..data.preprocessing import PREPROCESSING, Preprocessing
 from .build import build
+from .pretrained_weights import DATA_SETS, weights_of
 from .spec import NETWORKS, PAPER_ERRORS, Order, ResNetSpec, Shortcut, StrideOn
 from .summary import summarize
 from .weights import fetch
@@ -42,8 +43,9 @@ def ResNet(
     Args:
         spec: the network.
         include_top: whether the network ends in average pooling and the classifier.
-        weights: None for random weights; "imagenet" for the weights that keras.applications
-            publishes; or the path of a file: keras.applications' `.h5` or a `.weights.h5` saved
+        weights: None for random weights; "cifar10" for trained weights that come with this package,
+            of some networks; "imagenet" for those that keras.applications publishes; or the path
+            of a file: keras.applications' `.h5` or a `.weights.h5` saved
             from it, torchvision's or timm's `.safetensors`, this package's `.weights.h5` or
             `.keras`, or a file of a model that contains such a network. With another number of
             classes the classifier is new, with a warning. With other than three input channels
@@ -78,12 +80,15 @@ def ResNet(
             another network.
         ConnectionError: the "imagenet" weights could not be downloaded.
     """
-    if weights is not None and weights != "imagenet" and not Path(weights).is_file():
-        raise ValueError(
-            f"weights is {str(weights)!r}; give None, 'imagenet' or the path of a file that exists"
-        )
-    if weights == "imagenet":
+    if weights in DATA_SETS:
+        weights = weights_of(str(weights), spec)
+    elif weights == "imagenet":
         weights = fetch(spec, top=include_top and classes == 1000)
+    elif weights is not None and not Path(weights).is_file():
+        names = ", ".join(map(repr, ("imagenet", *DATA_SETS)))
+        raise ValueError(
+            f"weights is {str(weights)!r}; give None, {names} or the path of a file that exists"
+        )
     model = build(
         spec,
         include_top=include_top,
@@ -251,14 +256,16 @@ def preprocess_input(x: Any, *, mode: str = "caffe") -> Any:
         x: RGB images `[..., H, W, 3]` with values 0 to 255, integers or floats: an array, nested
             lists, a tensor or a symbolic input of a model. An array is not changed.
         mode: "caffe" for `weights="imagenet"` and keras.applications' files (BGR, ImageNet's mean
-            subtracted); "torch" for torchvision's and timm's files; "tf" for values from -1 to 1.
+            subtracted); "torch" for torchvision's and timm's files; "tf" for values from -1 to 1;
+            "cifar10" for `weights="cifar10"` (the mean image of 32 x 32 pixels subtracted).
 
     Returns:
         The preprocessed images, in the shape of `x`. They are floats, of the type
         `keras.config.floatx()` if `x` holds integers.
 
     Raises:
-        ValueError: `mode` is none of these, or the images do not have three channels.
+        ValueError: `mode` is none of these, or the images do not have three channels, or not the
+            size of `mode`.
     """
     require("mode", mode, tuple(PREPROCESSING))
     if not (tf.is_tensor(x) or keras.utils.is_keras_tensor(x)):
@@ -268,9 +275,27 @@ def preprocess_input(x: Any, *, mode: str = "caffe") -> Any:
         x = keras.ops.cast(x, keras.config.floatx())
     if tuple(x.shape[-1:]) not in ((3,), (None,)):
         raise ValueError(f"the images have shape {tuple(x.shape)}; give RGB images [..., H, W, 3]")
+    if mode in DATA_SETS:
+        return _normalized(x, mode)  # Keras does not know it
     return keras.applications.imagenet_utils.preprocess_input(
         x, data_format="channels_last", mode=mode
     )
+
+
+def _normalized(x: Any, mode: str) -> Any:
+    """Return images of the size of a data set as its networks expect them."""
+    preprocessing = PREPROCESSING[mode]
+    side = preprocessing.crop
+    sizes = tuple(x.shape[-3:-1])
+    if len(sizes) != 2 or any(size not in (side, None) for size in sizes):
+        raise ValueError(
+            f"the images have shape {tuple(x.shape)}; mode {mode!r} takes [..., {side}, {side}, 3]"
+        )
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        dtype, x = keras.config.floatx(), x.astype(keras.config.floatx())
+    mean, scale = (np.asarray(v, dtype) for v in (preprocessing.mean, preprocessing.scale))
+    return (x - mean) / scale
 
 
 def decode_predictions(predictions: Any, *, top: int = 5) -> list[list[tuple[str, str, float]]]:

@@ -28,6 +28,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# Child processes import nothing from the working directory.
+os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 import numpy as np  # noqa: E402
 from contenders import (  # noqa: E402

@@ -368,7 +368,7 @@ def preprocessed_in_a_lambda(x, prepare):
 @pytest.mark.parametrize("mode", keras_resnet.PREPROCESSING)
 def test_integers_of_every_container_are_preprocessed_as_floats(mode, through, kind):
     """0 minus the mean of blue is -103.939, not 153 as in uint8."""
-    x = np.zeros((2, 3, 4, 3), kind)
+    x = np.zeros((2, 32, 32, 3) if mode == "cifar10" else (2, 3, 4, 3), kind)
     x[0] = np.random.default_rng(0).integers(0, 2 if kind == "bool" else 256, x[0].shape)
     preprocessing = keras_resnet.PREPROCESSING[mode]
     pixels = x[..., ::-1] if preprocessing.channels == "BGR" else x

@@ -35,6 +35,7 @@ from keras_resnet import data  # noqa: E402
 from keras_resnet.data import augmentation as views  # noqa: E402
 from keras_resnet.data.pipeline import Augmentation, train_batches  # noqa: E402
 from keras_resnet.data.preprocessing import preprocessing_for  # noqa: E402
+from keras_resnet.serving.needs import processor  # noqa: E402
 
 CORES, BATCH, SIZE, SHORTER, SEED = 2, 32, 224, (256, 480), 0
 WARM_UP = 16
@@ -337,7 +338,10 @@ def measure_pipelines(rounds: int, batches: int, data_dir: str | None, folder: s
             speeds[name].append(batches * size / (time.perf_counter() - begin))
             del steps
     used = len(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else os.cpu_count()
-    print(f"{used} cores, {batches} batches of 128 (CIFAR-10) or 32 (folder, {SIZE} px) per round")
+    print(
+        f"{processor()}, {used} cores, {batches} batches of 128 (CIFAR-10) or 32 (folder, {SIZE}"
+        " px) per round"
+    )
     print(f"\n{'median of ' + str(rounds) + ' rounds (min..max)':<42}images/s")
     for name, found in speeds.items():
         print(f"{name:<42}{spread(found, 0)}")

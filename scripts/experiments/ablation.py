@@ -8,19 +8,17 @@ seeds can be added later. Writes scripts/results/ablation/table.csv and prints i
 """
 
 import argparse
-import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
+from trainings import errors, listed, measure, median
 
-from keras_resnet import RECIPES, Recipe, train
-from keras_resnet.files import write_table
+from keras_resnet import RECIPES
 
-RESULTS = Path(__file__).parents[1] / "results" / "ablation"
+TABLE = Path(__file__).parents[1] / "results" / "ablation" / "table.csv"
 HOLDOUT = 5000
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -60,56 +58,28 @@ def main() -> None:
     )
     for seed in range(args.seeds):
         for name, changes in VARIANTS.items():
-            measure(name, replace(base, seed=seed, **changes))
+            recipe = replace(base, seed=seed, **changes)
+            key = {
+                "variant": name,
+                "epochs": recipe.epochs,
+                "seed": seed,
+                "precision": recipe.precision,
+            }
+            measure(TABLE, key, recipe, "ablation")
     show()
-
-
-def measure(name: str, recipe: Recipe) -> None:
-    """Train a variant that is not in the table, and write its error there."""
-    key = {
-        "variant": name,
-        "epochs": recipe.epochs,
-        "seed": recipe.seed,
-        "precision": recipe.precision,
-    }
-    if any(all(row[column] == str(value) for column, value in key.items()) for row in rows()):
-        return
-    words = "-".join("".join(c if c.isalnum() else " " for c in name).split())
-    run = train(recipe, Path("runs") / "ablation" / f"{words}-{recipe.epochs:g}-seed{recipe.seed}")
-    with open(run.history_file, newline="", encoding="utf-8") as file:
-        *_, last = csv.DictReader(file)
-    row = {
-        **key,
-        "validation_error": round(100 * (1 - float(last["val_accuracy"])), 2),
-        "training_error": round(100 * (1 - float(last["accuracy"])), 2),
-    }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_table(RESULTS / "table.csv", [*rows(), row])
-
-
-def rows() -> list[dict[str, Any]]:
-    """Return the rows measured so far."""
-    try:
-        with open(RESULTS / "table.csv", newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
 
 
 def show() -> None:
     """Print the table: the errors by seed, and the difference of their median to the recipe's."""
-    found: dict[tuple[str, float], list[float]] = {}
-    for row in rows():
-        key = (row["variant"], float(row["epochs"]))
-        found.setdefault(key, []).append(float(row["validation_error"]))
+    found = errors(TABLE)
     table = Table("variant", "epochs", "validation error, by seed", "difference of the medians")
-    for (variant, epochs), errors in found.items():
-        reference = found.get(("the recipe", epochs), errors)
+    for (variant, epochs), values in found.items():
+        reference = found.get(("the recipe", epochs), values)
         table.add_row(
             variant,
             f"{epochs:g}",
-            ", ".join(f"{error:.2f} %" for error in errors),
-            f"{np.median(errors) - np.median(reference):+.2f}",
+            listed(values),
+            f"{median(values) - median(reference):+.2f}",
         )
     Console(width=120).print(table)
 

@@ -6,8 +6,8 @@ Build: `ResNet18` to `ResNet1202`, `Plain18` to `Plain110`, `ResNet`, `ResNetSpe
 `preprocess_input`, `decode_predictions`, `feature_pyramid`, `freeze`, `unfreeze`, `prepare`.
 
 Train, test, deploy: `train`, `evaluate`, `compare`, `report`, `explain`, `export`, `check`,
-`benchmark`, `predict`, `search`, with `GradientHistory`, `Recipe`, `RECIPES`, `Run`, `Schedule`,
-`Preprocessing`, `PREPROCESSING`, and the package `data` for data sets and input pipelines.
+`benchmark`, `predict`, `search`, `reproduce`, with `GradientHistory`, `Recipe`, `RECIPES`, `Run`,
+`Schedule`, `Preprocessing`, `PREPROCESSING`, and the package `data` for data sets and pipelines.
 """
 
 import importlib
@@ -34,6 +34,7 @@ _HOME = {
     "compare": "evaluation.compare",
     "report": "evaluation.report",
     "explain": "evaluation.explain",
+    "reproduce": "evaluation.reproduce",
     "GradientHistory": "evaluation.gradient_history",
     "export": "serving.export",
     "check": "serving.check",

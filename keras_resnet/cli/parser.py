@@ -23,7 +23,7 @@ from .demo import demo
 from .flags import flags_of, with_flags
 from .output import print_error
 from .reports import explain, report
-from .trainings import searching, training
+from .trainings import reproduce, searching, training
 from .verbs import benchmark, check, evaluate, export, predict
 
 DESCRIPTION = """Deep residual networks (He et al., 2015): train, test, export to TF Serving.
@@ -38,7 +38,7 @@ def run(args: list[str]) -> int:
         args: the arguments.
 
     Returns:
-        0 for success, 2 for an error that the user can correct.
+        0 for success, 1 if `reproduce` does not, 2 for an error that the user can correct.
     """
     if args == ["--version"]:
         print(f"keras_resnet {__version__}")
@@ -115,6 +115,7 @@ def commands(args: list[str] | None = None) -> dict[str, Callable[..., None]]:
         "evaluate": evaluate,
         "report": report,
         "explain": explain,
+        "reproduce": reproduce,
         "export": export,
         "check": check,
         "benchmark": benchmark,

@@ -80,6 +80,55 @@ def training(what: str | Run, default: Recipe, args: list[str]) -> Callable[...,
     return train
 
 
+def reproduce(
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")],
+    *,
+    seed: Annotated[int | None, optional("SEED")] = None,
+    data_dir: Annotated[Path | None, optional("FOLDER")] = None,
+    run_dir: Annotated[Path | None, optional("FOLDER")] = None,
+    json: Flag = False,
+) -> None:
+    """Train a result of the README again, and compare the errors.
+
+    The exit status is 1 if the new error differs from the median of the recorded ones by more than
+    three times their spread, and by more than one percentage point.
+
+    Example: keras-resnet reproduce digits-resnet20
+
+    Args:
+        name: the name of the recipe
+        seed: by default the first that was recorded
+        data_dir: where tensorflow-datasets keeps its data
+        run_dir: folder of the run; by default runs/reproduced-NAME-seedSEED
+        json: print JSON
+    """
+    import_tensorflow()
+    from ..evaluation.reproduce import reproduce as train_again
+
+    options = {} if data_dir is None else {"data_dir": str(data_dir)}
+    found = train_again(name, run_dir, seed=seed, **options)
+    if json:
+        print_json(
+            {
+                "run": str(found.run.path),
+                "error": found.error,
+                "recorded": {str(one): error for one, error in found.recorded.items()},
+                "tolerance": found.tolerance,
+                "reproduced": found.reproduced,
+            }
+        )
+    else:
+        errors = ", ".join(f"{error:.2f} % (seed {one})" for one, error in found.recorded.items())
+        print_line(f"{found.run.path}: error {found.error:.2f} %; recorded: {errors}")
+        verdict = "reproduced" if found.reproduced else "not reproduced"
+        print_line(
+            f"{verdict}: {abs(found.error - found.median):.2f} points from the median;"
+            f" {found.tolerance:.2f} are tolerated"
+        )
+    if not found.reproduced:
+        raise SystemExit(1)
+
+
 def searching(default: Recipe, args: list[str]) -> Callable[..., None]:
     """Return the verb `search`.
 

@@ -19,6 +19,7 @@ COMPUTE = {  # what the verbs call, and where it is
     "compare": "keras_resnet.evaluation.compare",
     "report": "keras_resnet.evaluation.report",
     "explain": "keras_resnet.evaluation.explain",
+    "reproduce": "keras_resnet.evaluation.reproduce",
     "export": "keras_resnet.serving.export",
     "check": "keras_resnet.serving.check",
     "benchmark": "keras_resnet.serving.benchmark",

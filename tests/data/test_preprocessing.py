@@ -168,6 +168,7 @@ def test_only_torchvision_and_timm_round_the_offset():
         "caffe": "floor",
         "torch": "round",
         "tf": "floor",
+        "cifar10": "floor",
     }
 
 

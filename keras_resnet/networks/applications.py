@@ -13,7 +13,8 @@ import tensorflow as tf
 from ..choices import require
 from ..data.preprocessing import PREPROCESSING, Preprocessing
 from .build import build
-from .spec import NETWORKS, PAPER_ERRORS, Order, ResNetSpec, Shortcut, StrideOn
+from .paper import NETWORKS, PAPER_ERRORS
+from .spec import Order, ResNetSpec, Shortcut, StrideOn
 from .summary import summarize
 from .weights import fetch
 from .weights import load as load_weights

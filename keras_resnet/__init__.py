@@ -21,7 +21,7 @@ _HOME = {
     "freeze": "networks.freezing",
     "unfreeze": "networks.freezing",
     "ResNetSpec": "networks.spec",
-    "NETWORKS": "networks.spec",
+    "NETWORKS": "networks.paper",
     "Preprocessing": "data.preprocessing",
     "PREPROCESSING": "data.preprocessing",
     "Recipe": "runs.recipe",

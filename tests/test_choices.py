@@ -1,7 +1,7 @@
 import pytest
 
 from keras_resnet.choices import lookup, nearest, require
-from keras_resnet.networks.spec import NETWORKS
+from keras_resnet.networks.paper import NETWORKS
 
 FLAGS = ["--learning-rate", "--label-smoothing", "--batch-size", "--spec.width", "--weights"]
 

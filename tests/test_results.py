@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_resnet.networks.spec import PAPER_ERRORS
+from keras_resnet.networks.paper import PAPER_ERRORS
 from keras_resnet.runs.interval import wilson_interval
 
 ROOT = Path(__file__).parents[1]

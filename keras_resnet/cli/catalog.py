@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import tyro
 
 from ..choices import lookup
-from ..networks.spec import NETWORKS, PAPER_ERRORS, ResNetSpec
+from ..networks.paper import NETWORKS, PAPER_ERRORS
+from ..networks.spec import ResNetSpec
 from ..networks.summary import summarize
 from ..runs.recipes import RECIPES
 from . import tables

@@ -12,7 +12,7 @@ import tyro
 
 from .. import __version__
 from ..choices import lookup
-from ..networks.spec import NETWORKS
+from ..networks.paper import NETWORKS
 from ..runs.recipes import RECIPES, recipe_of
 from ..runs.run import Run
 from ..terminal import printable

@@ -7,7 +7,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ..networks.spec import PAPER_ERRORS, ResNetSpec
+from ..networks.paper import PAPER_ERRORS
+from ..networks.spec import ResNetSpec
 from ..networks.summary import Summary
 from ..runs.interval import with_interval
 from ..runs.recipe import Recipe

@@ -8,6 +8,7 @@
 | `splitting` | hold images out of the training split |
 | `records` | splits in TFRecord and array_record files |
 | `digits`, `synthetic`, `folder`, `tfds` | the sources of data sets, one file per source |
+| `walking` | list the files of a folder, without thumbnails and metadata |
 | `scan` | find unreadable files in a folder, and remember the others |
 | `decoding` | decode images of bounded size |
 | `preprocessing` | `Preprocessing`: resize, crop and normalize images |
@@ -53,6 +54,7 @@ from . import (
     splitting,
     synthetic,
     tfds,
+    walking,
 )
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "splitting",
     "synthetic",
     "tfds",
+    "walking",
 ]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from .dataset import Dataset, Files
 from .scan import ALONE, Hosts, ImageFacts, images_among, scan
 from .splitting import hold_out_test
+from .walking import entries_in, folders_in, walk
 
 TRAIN = "train"
 TEST = (
@@ -32,19 +33,6 @@ SPLIT_WORD = re.compile(
 )
 """the names of splits, such as `val`, `Test set` or `train2017`"""
 
-NOT_DATA = frozenset(
-    (
-        *("@eadir", "#recycle", "#snapshot"),  # Synology
-        *("@recycle", "@recently-snapshot"),  # QNAP
-        *("__macosx", "network trash folder", "temporary items", "icon\r"),  # macOS
-        *("$recycle.bin", "system volume information", "desktop.ini"),  # Windows
-        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db"),
-        "lost+found",
-    )
-)
-"""the casefolded names under which storage systems and desktops keep thumbnails, metadata and
-deleted files"""
-
 NAMED = 10
 """the number of copied images that a warning names"""
 
@@ -55,8 +43,8 @@ def load(path: Path, *, seed: int = 0, skip_broken: bool = False, hosts: Hosts =
     The class names are the names of the folders in `train`, or in `path` if there is no `train`,
     composed (Unicode NFC) and sorted by code points. Without a test split, a part of the
     training split becomes it, with a warning. Files and folders are ignored if their names begin
-    with a dot or are in `NOT_DATA`. Links are followed. Warnings name images outside of the class
-    folders, which are not used, and equal files in several splits or classes, which are used.
+    with a dot or are in `walking.NOT_DATA`. Links are followed. Warnings name images outside of the
+    class folders, which are not used, and equal files in several splits or classes, which are used.
 
     Args:
         path: the folder.
@@ -74,7 +62,7 @@ def load(path: Path, *, seed: int = 0, skip_broken: bool = False, hosts: Hosts =
     labels = tuple(classes[train])
     _require_classes(path, train, labels)
     loose = images_among(
-        entry.path for folder in {path, *classes} for entry in _entries(folder) if entry.is_file()
+        entry.path for folder in {path, *classes} for entry in entries_in(folder) if entry.is_file()
     )
     for split in others:
         _require_labeled(split, tuple(classes[split]), train, labels, loose)
@@ -128,12 +116,12 @@ def load(path: Path, *, seed: int = 0, skip_broken: bool = False, hosts: Hosts =
 
 def _splits(path: Path) -> list[Path]:
     """Return the folders of train, test and validation, or `path` alone if it holds the classes."""
-    names = _folders(path)
+    names = folders_in(path)
     # A "train" without folders in it is a class, perhaps of vehicles.
-    layered = TRAIN in names and bool(_folders(path / TRAIN))
+    layered = TRAIN in names and bool(folders_in(path / TRAIN))
     known = [name for name in (TRAIN, *TEST) if layered and name in names]
     words = [name for name in names if SPLIT_WORD.fullmatch(name) and name not in known]
-    mixed = [name for name in words if not set(names).isdisjoint(_folders(path / name))]
+    mixed = [name for name in words if not set(names).isdisjoint(folders_in(path / name))]
     if mixed or (words and (layered or len(words) > 1)):
         raise ValueError(
             f"{path} has {' and '.join(map(repr, words))} for a folder; splits are called train,"
@@ -153,31 +141,13 @@ def _splits(path: Path) -> list[Path]:
     return [path / name for name in known] or [path]
 
 
-def _is_data(name: str) -> bool:
-    folded = name.casefold()
-    return not (
-        folded.startswith(".")  # also AppleDouble's `._image.jpg`
-        or folded in NOT_DATA
-        or folded.endswith(("@synoeastream", "@synoresource"))
-    )
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:  # tells folders from files without a system call per file
-        return [entry for entry in entries if _is_data(entry.name)]
-
-
-def _folders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in _entries(folder) if entry.is_dir()))
-
-
 def _classes(split: Path) -> dict[str, Path]:
     """Return the folder of each class by its name, sorted by name.
 
     Names are composed (NFC), because a Mac may decompose names (NFD) that other systems compose.
     """
     classes: dict[str, Path] = {}
-    for name in _folders(split):
+    for name in folders_in(split):
         label = unicodedata.normalize("NFC", name)
         if label in classes:
             raise ValueError(
@@ -185,7 +155,7 @@ def _classes(split: Path) -> dict[str, Path]:
                 f" {ascii(name)}; merge the two folders"
             )
         classes[label] = split / name
-        words = [word for word in _folders(split / name) if SPLIT_WORD.fullmatch(word)]
+        words = [word for word in folders_in(split / name) if SPLIT_WORD.fullmatch(word)]
         if len(words) > 1:
             raise ValueError(
                 f"{split / name} has {' and '.join(map(repr, words))} for a folder; splits come"
@@ -244,33 +214,6 @@ def _files(classes: dict[str, Path], labels: tuple[str, ...]) -> list[tuple[str,
         if label in classes
         for file in sorted(walk(classes[label]))
     ]
-
-
-def walk(folder: Path) -> Iterator[str]:
-    """Yield the paths of the files in a folder and the folders below it, in no order.
-
-    Links are followed. Left out is what begins with a dot or is called as in `NOT_DATA`.
-
-    Args:
-        folder: to walk through.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=fail):
-        # A link to a parent folder would never end.
-        seen.add(os.path.realpath(parent))
-        folders[:] = [
-            name
-            for name in folders
-            if _is_data(name) and os.path.realpath(os.path.join(parent, name)) not in seen
-        ]
-        yield from (os.path.join(parent, name) for name in files if _is_data(name))
 
 
 def _copies(

@@ -13,8 +13,9 @@ import tensorflow as tf
 from ..choices import require
 from ..data.preprocessing import PREPROCESSING, Preprocessing
 from .build import build
+from .paper import NETWORKS, PAPER_ERRORS
 from .pretrained_weights import DATA_SETS, weights_of
-from .spec import NETWORKS, PAPER_ERRORS, Order, ResNetSpec, Shortcut, StrideOn
+from .spec import Order, ResNetSpec, Shortcut, StrideOn
 from .summary import summarize
 from .weights import fetch
 from .weights import load as load_weights

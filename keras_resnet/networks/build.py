@@ -23,7 +23,8 @@ from keras import layers
 from ..choices import require
 from .graph import deep_recursion
 from .model_files import require_network
-from .spec import NETWORKS, Block, Convolution, ResNetSpec
+from .paper import NETWORKS
+from .spec import Block, Convolution, ResNetSpec
 from .weight_files import damage_named
 
 Maker = Callable[..., Any]

@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from ..choices import require
-from .spec import backbone_of
+from .backbone import backbone_of
 
 
 class _Trainable(NamedTuple):

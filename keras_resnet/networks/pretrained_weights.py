@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json
-from .spec import NETWORKS, ResNetSpec
+from .paper import NETWORKS
+from .spec import ResNetSpec
 
 FOLDER = Path(__file__).with_name("pretrained")
 DATA_SETS = ("cifar10",)

@@ -2,8 +2,8 @@
 
 import keras
 
+from .backbone import STAGE
 from .graph import deep_recursion
-from .spec import STAGE
 
 
 def feature_pyramid(model: keras.Model) -> keras.Model:

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from ..data.preprocessing import PREPROCESSING, Preprocessing
-from .spec import backbone_of
+from .backbone import backbone_of
 
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 KERNEL = ("kernel", "bias")

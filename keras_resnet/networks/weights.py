@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from ..data.preprocessing import Preprocessing
-from .spec import NETWORKS, ResNetSpec, Shortcut
+from .paper import NETWORKS
+from .spec import ResNetSpec, Shortcut
 from .weight_files import Checkpoint, read
 
 __all__ = ["PUBLISHED", "PUBLISHED_AT", "SOURCES", "Checkpoint", "fetch", "load", "read"]

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..choices import lookup, require
 from ..files import read_text
-from ..networks.spec import NETWORKS, ResNetSpec, cifar_spec, imagenet_spec
+from ..networks.paper import NETWORKS, cifar_spec, imagenet_spec
+from ..networks.spec import ResNetSpec
 from .recipe import PAPER_DROPS, PAPER_WARMUP, Recipe
 
 

@@ -18,13 +18,14 @@ from ..runs.interval import wilson_interval
 from ..runs.run import Run, is_run
 from .audit import file_operations, read_graph, signatures_of
 from .check import endpoints
-from .export import export, versions
+from .export import export
 from .formats import JSON, file_in
 from .labeled_images import images_of
 from .lowering import PRECISIONS
 from .needs import processor
 from .runtimes import FILES, TENSOR, cores, missing_packages, require_packages
 from .turns import in_turns
+from .version_folders import versions
 from .worker import Worker, worker
 
 BATCHES = (1, 8)

@@ -1,18 +1,12 @@
 """Export a trained run, or any Keras image classifier: for TF Serving, or another runtime."""
 
-import contextlib
 import os
-import re
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
-from filelock import FileLock, Timeout
 
 from ..choices import require
 from ..data.preprocessing import Preprocessing
@@ -37,10 +31,9 @@ from .model_card import write_card
 from .probabilities import temperature_of
 from .runtimes import FORMATS, Format, require_packages
 from .signatures import write_saved_model
+from .version_folders import os_errors, rename_to_next_version, temporary_folder, to_disk
 
 SAVED_MODELS = Path("saved_models")
-_UNFINISHED = "writing-"
-"""the prefix of unfinished versions; TF Serving ignores names that are not numbers"""
 
 
 def export(
@@ -157,7 +150,7 @@ def export(
                 stacklevel=2,
             )
     expected = expected_calls(classifier, lowered)
-    with _temporary_folder(base) as temporary, _os_errors(base):
+    with temporary_folder(base) as temporary, os_errors(base):
         folder = temporary / "version"
         preprocessing, class_names = classifier.preprocessing, classifier.class_names
         signatures = write_saved_model(lowered, preprocessing, class_names, folder)
@@ -175,29 +168,19 @@ def export(
         if images is not None and precision != "float32":
             found = _measured(folder, network, classifier, images.test, tolerance)
         write_card(folder, classifier, lowered, signatures, notes, found, temperature)
-        _to_disk(folder)
-        return _rename_to_next_version(folder, base)
+        to_disk(folder)
+        return rename_to_next_version(folder, base)
 
 
 def _export_file(classifier: Classifier, network: keras.Model, format: Format, base: Path) -> Path:
     """Export a network as a file for another runtime, and return the new version."""
     inputs = formats.compared_inputs(classifier)
-    with _temporary_folder(base) as temporary, _os_errors(base):
+    with temporary_folder(base) as temporary, os_errors(base):
         folder = temporary / "version"
         formats.write(folder, classifier, network, format)
         formats.verify(folder, classifier, inputs)
-        _to_disk(folder)
-        return _rename_to_next_version(folder, base)
-
-
-def versions(base: Path) -> list[Path]:
-    """Return the versions in a folder, oldest first."""
-    return sorted(filter(Path.is_dir, _numbered(base)), key=lambda path: int(path.name))
-
-
-def _numbered(base: Path) -> list[Path]:
-    """Return all files and folders whose name is the number of a version."""
-    return [path for path in base.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name)]
+        to_disk(folder)
+        return rename_to_next_version(folder, base)
 
 
 def _open(
@@ -253,64 +236,3 @@ def _measured(
             f" {comparison.second_error:.2f} % ({images.name}), so nothing is exported"
         )
     return found
-
-
-@contextlib.contextmanager
-def _temporary_folder(base: Path) -> Iterator[Path]:
-    """Yield a temporary folder in `base`, and remove it at the end.
-
-    Folders that killed exports have left are removed too.
-    """
-    base.mkdir(parents=True, exist_ok=True)
-    for old in base.glob(f"{_UNFINISHED}*/lock"):
-        # A lock is released when its process ends in any way.
-        with contextlib.suppress(Timeout), FileLock(old, timeout=0):
-            shutil.rmtree(old.parent, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=base))
-    lock = FileLock(new / "lock")
-    lock.acquire()
-    # Renamed after locking, because other exports remove unlocked folders of this name.
-    folder = new.rename(base / new.name.replace(".new-", _UNFINISHED))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
-
-
-def _to_disk(folder: Path) -> None:
-    """Flush all files, so that a version is complete even after a power failure."""
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_dir():
-            with contextlib.suppress(PermissionError):  # Windows cannot open folders
-                _flush(path, os.O_RDONLY)
-        else:
-            _flush(path, os.O_RDWR)  # Windows flushes only writable files
-
-
-def _flush(path: Path, flags: int) -> None:
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _rename_to_next_version(folder: Path, base: Path) -> Path:
-    while True:
-        target = base / str(1 + max((int(path.name) for path in _numbered(base)), default=0))
-        try:
-            folder.rename(target)  # fails if another export has taken the number meanwhile
-            return target
-        except OSError:
-            if not target.exists():
-                raise
-
-
-@contextlib.contextmanager
-def _os_errors(base: Path) -> Iterator[None]:
-    """Translate TensorFlow's file errors, such as a full disk, into `OSError`."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        raise OSError(f"{base} cannot be written: {error.message}") from error

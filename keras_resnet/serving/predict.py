@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from ..data.decoding import decode, refusal
 from ..data.encoded import FORMATS
-from ..data.folder import walk
 from ..data.preprocessing import normalize, resize_and_crop
+from ..data.walking import walk
 from ..runs.classifier import open_run
 from ..runs.run import Run, is_run
 from . import sidecars

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .batch_norm import flip_input_gradient, flipping_pays, fuse
+from .batch_norm import fuse
+from .convolution import flip_input_gradient, flipping_pays
 from .dropout import draw_by_position
 from .hardware import refuse_frozen_weights
 
@@ -33,7 +34,7 @@ def prepare(model: keras.Model, seed: int = 0) -> keras.Model:
 
     - Batch norm uses the fused kernel of oneDNN or cuDNN. On x86 processors without AVX-512 the
       input gradient of 3x3 convolutions is a forward convolution. Both depend only on dtype and
-      processor (`keras_resnet.training.batch_norm`).
+      processor (`keras_resnet.training.batch_norm` and `keras_resnet.training.convolution`).
     - The masks of `Dropout` layers are a function of the seed, the step, the layer and the image's
       position in the global batch. They resume exactly, and are equal on any number of replicas
       that have equally many images. In Keras all replicas draw the same masks

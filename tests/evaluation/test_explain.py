@@ -16,7 +16,8 @@ from keras_resnet.evaluation import page
 from keras_resnet.evaluation.depth import measure, with_depth
 from keras_resnet.files import write_text
 from keras_resnet.networks.build import build
-from keras_resnet.networks.spec import NETWORKS, ResNetSpec
+from keras_resnet.networks.paper import NETWORKS
+from keras_resnet.networks.spec import ResNetSpec
 from keras_resnet.runs.run import Run
 
 PLAIN = ResNetSpec(stem="cifar", block="basic", blocks=(2, 1), width=4, shortcut=None)

@@ -352,7 +352,8 @@ def test_a_page_beyond_the_limit_is_refused(bare, monkeypatch):
 
 
 def test_a_run_that_is_not_evaluated_is_refused(digits_run, tmp_path, capsys):
-    folder = shutil.copytree(digits_run.path, tmp_path / "my run")
+    tested = shutil.ignore_patterns("evaluation*", "predictions*")  # by other tests
+    folder = shutil.copytree(digits_run.path, tmp_path / "my run", ignore=tested)
     assert main(["report", str(folder)]) == 2
     error = capsys.readouterr().err
     assert error == (

@@ -16,7 +16,8 @@ import keras_resnet
 from keras_resnet.data.preprocessing import normalize
 from keras_resnet.networks import applications as factories
 from keras_resnet.networks.build import build
-from keras_resnet.networks.spec import NETWORKS, ResNetSpec
+from keras_resnet.networks.paper import NETWORKS
+from keras_resnet.networks.spec import ResNetSpec
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "golden" / "networks.json").read_text(encoding="utf-8")

@@ -8,7 +8,8 @@ import pytest
 
 from keras_resnet.networks.blocks import switchable, units
 from keras_resnet.networks.build import build
-from keras_resnet.networks.spec import NETWORKS, ResNetSpec
+from keras_resnet.networks.paper import NETWORKS
+from keras_resnet.networks.spec import ResNetSpec
 
 SMALL = ResNetSpec(stem="cifar", block="basic", blocks=(2, 2), width=4, shortcut="A")
 KINDS = [

@@ -17,7 +17,8 @@ from keras import layers, ops
 
 from keras_resnet.networks.applications import ResNet
 from keras_resnet.networks.build import build, load
-from keras_resnet.networks.spec import NETWORKS, ResNetSpec
+from keras_resnet.networks.paper import NETWORKS
+from keras_resnet.networks.spec import ResNetSpec
 from keras_resnet.networks.summary import summarize
 from keras_resnet.training import distribution
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_resnet.networks.spec import NETWORKS, ResNetSpec
+from keras_resnet.networks.paper import NETWORKS
+from keras_resnet.networks.spec import ResNetSpec
 from keras_resnet.networks.summary import multiply_adds, parameters, receptive_field, summarize
 
 GOLDEN = json.loads(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from keras_resnet.networks.spec import NETWORKS
+from keras_resnet.networks.paper import NETWORKS
 from keras_resnet.runs.recipe import Recipe
 from keras_resnet.runs.recipes import RECIPES
 

@@ -18,10 +18,11 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.networks.folding import fold_batch_norm
 from keras_resnet.runs.classifier import open_run
 from keras_resnet.runs.run import Run
-from keras_resnet.serving.export import export, versions
+from keras_resnet.serving.export import export
 from keras_resnet.serving.gate import TOLERANCE
 from keras_resnet.serving.lowering import in_float32
 from keras_resnet.serving.model_card import write_card
+from keras_resnet.serving.version_folders import versions
 
 COMMAND = [sys.executable, "-m", "keras_resnet", "export"]
 
@@ -177,7 +178,7 @@ def test_folders_that_cannot_be_opened_are_not_flushed(
         return original(path, flags, *rest, **more)
 
     original = os.open
-    monkeypatch.setattr("keras_resnet.serving.export._flush", flush_with(windows))
+    monkeypatch.setattr("keras_resnet.serving.version_folders._flush", flush_with(windows))
     assert export(digits_run, tmp_path / "export").name == "1"
     assert {"saved_model.pb", "labels.txt", "variables.index"} <= set(opened)
 

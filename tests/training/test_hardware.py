@@ -6,7 +6,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from keras_resnet import prepare, search, train
-from keras_resnet.training import batch_norm, hardware
+from keras_resnet.training import convolution, hardware
 
 
 def processor(monkeypatch, tmp_path, flags):
@@ -38,8 +38,8 @@ def test_processor_flags(monkeypatch, tmp_path, flags, avx512, fast):
     processor(monkeypatch, tmp_path, flags)
     assert hardware.has_avx512() == avx512
     for machine in ("x86_64", "aarch64"):
-        monkeypatch.setattr(batch_norm.platform, "machine", lambda machine=machine: machine)
-        assert batch_norm.flipping_pays() == (machine == "x86_64" and not avx512)
+        monkeypatch.setattr(convolution.platform, "machine", lambda machine=machine: machine)
+        assert convolution.flipping_pays() == (machine == "x86_64" and not avx512)
     advice = hardware.fast_half_precision()
     assert advice == (fast and ("mixed_bfloat16", f"the processor has {fast}"))
 

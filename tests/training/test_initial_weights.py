@@ -12,7 +12,7 @@ from helpers import network_of
 
 from keras_resnet.data.preprocessing import PREPROCESSING, Preprocessing
 from keras_resnet.evaluation.evaluate import evaluate
-from keras_resnet.networks.spec import cifar_spec
+from keras_resnet.networks.paper import cifar_spec
 from keras_resnet.runs.recipes import RECIPES
 from keras_resnet.runs.run import Run
 from keras_resnet.training import initial_weights

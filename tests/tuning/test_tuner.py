@@ -26,7 +26,7 @@ from keras_resnet.data.decoded import decode_files
 from keras_resnet.data.pipeline import evaluation_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.files import write_table
-from keras_resnet.networks.spec import NETWORKS, cifar_spec
+from keras_resnet.networks.paper import NETWORKS, cifar_spec
 from keras_resnet.runs.recipe import Recipe
 from keras_resnet.runs.recipes import RECIPES, recipe_of
 from keras_resnet.runs.run import Run

@@ -61,7 +61,7 @@ def main() -> None:
             recipe = replace(base, seed=seed, **changes)
             key = {
                 "variant": name,
-                "epochs": recipe.epochs,
+                "epochs": f"{recipe.epochs:g}",
                 "seed": seed,
                 "precision": recipe.precision,
             }

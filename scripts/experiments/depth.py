@@ -116,7 +116,7 @@ def main() -> None:
             one = replace(recipe, spec=spec, seed=seed)
             key = {
                 "variant": name,
-                "epochs": one.epochs,
+                "epochs": f"{one.epochs:g}",
                 "seed": seed,
                 "precision": one.precision,
             }

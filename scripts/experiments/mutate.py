@@ -1,11 +1,14 @@
-"""Send a thousand damaged images to an export in TensorFlow's C++ loader.
+"""Send a thousand damaged images to each of several exports in TensorFlow's C++ loader.
 
 The images are JPEG and PNG files with flipped bits, truncations, wrong magic numbers and wrong
 sizes. Each is sent to `serving_default` and `classify` in a batch between two good images. The
 script reports crashes, failed requests, good images whose answers change, and the peak memory of
 the process.
 
-    python scripts/experiments/mutate.py saved_models/NAME/VERSION
+    python scripts/experiments/mutate.py SAVED_MODEL [SAVED_MODEL ...]
+
+A SAVED_MODEL is the folder of a version, such as saved_models/cifar10-resnet20-int8/1. The output
+is kept in scripts/results/mutate.json.
 """
 
 import argparse
@@ -35,18 +38,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("saved_model", type=Path)
+    parser.add_argument("saved_models", type=Path, nargs="+", metavar="SAVED_MODEL")
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    results = {str(one): measure(one, args.files, args.seed) for one in args.saved_models}
+    print(json.dumps(results, indent=2))
+    for result in results.values():
+        if (
+            result["requests_that_failed_whole"]
+            or result["good_images_not_answered"]
+            or result["peak_megabytes"] > 2000
+        ):
+            sys.exit(1)
 
+
+def measure(saved_model: Path, files: int, seed: int) -> dict[str, Any]:
+    """Send the damaged images to a SavedModel in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:  # Python TensorFlow reads the signatures in another process
-        endpoints = pool.apply(signatures, (args.saved_model,))
+        endpoints = pool.apply(signatures, (saved_model,))
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=ask, args=(args.saved_model, endpoints, args.files, args.seed, sender)
-    )
+    process = context.Process(target=ask, args=(saved_model, endpoints, files, seed, sender))
     process.start()
     sender.close()
     try:
@@ -55,13 +68,7 @@ def main() -> None:
         process.join()
         sys.exit(f"the process crashed with exit code {process.exitcode}")
     process.join()
-    print(json.dumps(result, indent=2))
-    if (
-        result["requests_that_failed_whole"]
-        or result["good_images_not_answered"]
-        or result["peak_megabytes"] > 2000
-    ):
-        sys.exit(1)
+    return result
 
 
 def signatures(saved_model: Path) -> dict[str, Endpoint]:

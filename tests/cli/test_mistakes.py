@@ -48,8 +48,8 @@ MISTAKES = [
     # The same in other forms.
     (
         "",
-        "no verb is given; choose one of list, show, train, evaluate, report, explain, export,"
-        " check, benchmark, predict, demo, client, search: `keras-resnet --help` says more",
+        "no verb is given; choose one of list, show, train, evaluate, report, explain,"
+        " reproduce, export, check, benchmark, predict, demo, client, search: `keras-resnet --help` says more",
     ),
     ("--hlep", "no flag of `keras-resnet` is called '--hlep'; the nearest is --help"),
     (

@@ -49,7 +49,8 @@ MISTAKES = [
     (
         "",
         "no verb is given; choose one of list, show, train, evaluate, report, explain,"
-        " reproduce, export, check, benchmark, predict, demo, client, search: `keras-resnet --help` says more",
+        " reproduce, export, check, benchmark, predict, demo, client, search: `keras-resnet --help`"
+        " says more",
     ),
     ("--hlep", "no flag of `keras-resnet` is called '--hlep'; the nearest is --help"),
     (

@@ -130,7 +130,7 @@ def test_wrong_maps_are_not_exported(digits_run, tmp_path, monkeypatch):
         export(digits_run, tmp_path / "digits", heat_map=True)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["int8"])
 def test_heat_maps_in_low_precision(digits_run, precision, tmp_path, ask):
     with pytest.warns(match="the temperature is fitted on train of digits"):
         version = export(

@@ -173,7 +173,7 @@ def test_what_is_no_image_is_not_read_whole(digits_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["run", "export"])
+@pytest.mark.parametrize("which", ["export"])
 def test_memory_does_not_grow_with_the_number_of_files(which, digits_run, tmp_path):
     """1,000 files of 224 px: 600 MB as float32, of which a chunk has 19 MB."""
     target = digits_run.path

@@ -650,19 +650,13 @@ def stock_on_one_device(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["4 replicas", "2 processes"])
-def test_fit_of_a_prepared_network_is_the_same_as_on_one_device(
-    stock_on_one_device, tmp_path, which
+def test_fit_of_a_prepared_network_on_two_processes_is_the_same_as_on_one_device(
+    stock_on_one_device, tmp_path
 ):
-    number, kind = int(which.split()[0]), which.split()[1]
     file = tmp_path / "found.npz"
-    if kind == "replicas":
-        processes = [stock(file, *(f"CPU:{i}" for i in range(number)))]
-    else:
-        processes = [
-            stock(file, environment={"TF_CONFIG": config})
-            for config in configs_of_local_workers(number)
-        ]
+    processes = [
+        stock(file, environment={"TF_CONFIG": config}) for config in configs_of_local_workers(2)
+    ]
     for process in processes:
         _, stderr = process.communicate(timeout=500)
         assert process.returncode == 0, stderr

@@ -95,6 +95,8 @@ def of_folder(path: Path, shard_bytes: int, seed: int, skip_broken: bool) -> Pla
         if split is None:
             continue
         assert isinstance(split, Files)
+        # A folder is sorted by class, and images are held out from the beginning of a split.
+        split = split.take(np.random.default_rng(seed).permutation(len(split)))
         sizes = np.array([os.path.getsize(file) for file in split.paths])
         for row in zip(split.paths, split.labels, sizes, strict=True):
             digest.update(f"\0{name}\0{os.path.relpath(row[0], path)}\0{row[1]}\0{row[2]}".encode())
@@ -108,7 +110,9 @@ def of_folder(path: Path, shard_bytes: int, seed: int, skip_broken: bool) -> Pla
             "filename": tfds.features.Text(),
         }
     )
-    name = "".join(c if c.isalnum() else "_" for c in dataset.name.lower())
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in dataset.name.lower())
+    if not name[:1].isalpha():  # tensorflow-datasets would not find the files
+        name = f"images_{name}"
     return Plan(name, "1.0.0", features, shards, digest.hexdigest())
 
 

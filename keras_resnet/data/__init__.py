@@ -96,8 +96,8 @@ def load(
     the same in every working directory.
 
     Args:
-        name: "digits", "synthetic", the name of an image data set of tensorflow-datasets, or the
-            path of a folder.
+        name: "digits", "synthetic", the name of an image data set of tensorflow-datasets or in
+            `data_dir`, or the path of a folder.
         data_dir: the folder where tensorflow-datasets keeps its data; by default `TFDS_DATA_DIR`,
             otherwise the default of tensorflow-datasets.
         image_size: the side of synthetic images in pixels, 32 by default.
@@ -120,7 +120,7 @@ def load(
             f"{name} is a file; give the folder of the images, unpacked if they are in an archive"
         )
     named = name in ("digits", "synthetic") or (
-        path.is_dir() and path.name == name and tfds.knows(name)
+        path.is_dir() and path.name == name and tfds.knows(name, data_dir)
     )
     if named and path.is_dir():
         warnings.warn(

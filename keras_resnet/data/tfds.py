@@ -18,12 +18,15 @@ TEST = ("test", "validation")
 """the first of these splits that has labels is the test split"""
 
 
-def knows(name: str) -> bool:
-    """Return whether tensorflow-datasets has a data set of this name.
+def knows(name: str, data_dir: str | None = None) -> bool:
+    """Return whether tensorflow-datasets or `data_dir` has a data set of this name.
 
     Args:
         name: a name without configuration and version.
+        data_dir: a folder of prepared data sets that the user names; None if none is named.
     """
+    if data_dir and os.path.isdir(os.path.join(data_dir, name)):
+        return True
     import tensorflow_datasets as tfds
 
     return name in tfds.list_builders(with_community_datasets=False)

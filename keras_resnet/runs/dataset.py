@@ -127,7 +127,8 @@ def load_dataset(
     """
     name, data_dir = recipe.dataset, recipe.data_dir
     if run is not None:
-        name = _folder_of(run, name)
+        named = data_dir and str(run.locate(data_dir) or data_dir)
+        name = _folder_of(run, name, named)
         data_dir = data_dir or run.provenance().get("environment", {}).get("TFDS_DATA_DIR")
         data_dir = data_dir and str(run.locate(data_dir) or data_dir)
     return load(
@@ -140,7 +141,7 @@ def load_dataset(
     )
 
 
-def _folder_of(run: Run, name: str) -> str:
+def _folder_of(run: Run, name: str, data_dir: str | None) -> str:
     """Return the path of the data set's folder, or its name if it has no folder."""
     if not name or name in ("digits", "synthetic"):
         return name
@@ -148,7 +149,8 @@ def _folder_of(run: Run, name: str) -> str:
     if folder is None or not folder.is_dir():
         return name
     # As in `data.load`, a name of tensorflow-datasets takes precedence over a folder.
-    return name if Path(name).name == name and data.tfds.knows(name) else os.path.abspath(folder)
+    named = Path(name).name == name and data.tfds.knows(name, data_dir)
+    return name if named else os.path.abspath(folder)
 
 
 def broken_image(dataset: Dataset) -> tuple[str, str] | None:

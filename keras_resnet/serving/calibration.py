@@ -55,7 +55,7 @@ def calibrate(network: Steps, images: Images, preprocessing: Preprocessing) -> C
     """
     if len(images) < 3:
         raise ValueError(f"{images.name} has {len(images)} images; int8 is calibrated on 3 or more")
-    some = images.every(max(1, len(images) // IMAGES))
+    some = images.every(max(1, -(-len(images) // IMAGES)))
     batches = list(islice(some.batches(preprocessing, _BATCH), IMAGES // _BATCH))
     # Images are interleaved, because folders are sorted by class.
     judging = [(_others(x), _others(y)) for x, y in batches]

@@ -62,7 +62,7 @@ def temperature_of(
     Raises:
         ValueError: no temperature is the best, such as for images of which none is wrong.
     """
-    some = images.fitting.every(max(1, len(images.fitting) // IMAGES))
+    some = images.fitting.every(max(1, -(-len(images.fitting) // IMAGES)))
     logits, labels = _logits(network, preprocessing, some, IMAGES)
     try:
         value = fit_temperature(logits, labels)

@@ -73,6 +73,8 @@ def main() -> int:
     parser.add_argument("--skip-broken", action="store_true", help="leave out unreadable images")
     args = parser.parse_args()
     try:
+        if args.megabytes < 1:
+            raise ValueError(f"--megabytes is {args.megabytes}; give a positive number")
         if (args.source / "dataset_info.json").is_file():
             plan = of_prepared(args.source)
         else:

@@ -75,6 +75,11 @@ def test_a_folder_is_copied_byte_for_byte(pets, convert, tmp_path, capsys):
     assert sorted(contents(records.test)) == sorted(contents(folder.test))
 
 
+def test_files_without_bytes_are_refused(pets, convert, tmp_path, capsys):
+    assert convert(pets, tmp_path / "records", "--megabytes", 0) == 2
+    assert "--megabytes is 0; give a positive number" in capsys.readouterr().err
+
+
 def test_images_that_are_held_out_are_of_every_class(pets, convert, tmp_path):
     """A folder is sorted by class, and tensorflow-datasets reads slices of a split."""
     assert convert(pets, tmp_path / "records") == 0

@@ -45,8 +45,8 @@ def explain(
 
     Raises:
         ValueError: a run is not trained, its data is missing, `images` is below 2, a number of
-            `depths` below 3, `to` is missing for several runs, a file of `maps_of` is no image, or
-            a package of the extra `report` is not installed.
+            `depths` below 3, `to` is missing for several runs, a file of `maps_of` is not an image,
+            or a package of the extra `report` is not installed.
         OSError: a file cannot be read or written.
     """
     require_packages("an explanation")

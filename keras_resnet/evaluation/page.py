@@ -95,7 +95,7 @@ def file_of(runs: Sequence[Run], to: Any, name: str) -> Path:
         name: the name of that file.
 
     Raises:
-        ValueError: there is no run, `to` is missing for several, or is a folder.
+        ValueError: no run is given, `to` is missing for several, or is a folder.
     """
     if not runs:
         raise ValueError("no run is given; give one or more")

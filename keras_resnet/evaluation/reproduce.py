@@ -76,8 +76,8 @@ def reproduce(
         run_dir: the folder of the run; by default `runs/reproduced-NAME-seedSEED`.
         seed: the seed; by default the first recorded one. Other processors and versions round
             differently, so even the same seed ends with another error.
-        options: arguments of `train`: fields of the recipe such as `data_dir`, and `devices`. What
-            changes the training is no reproduction.
+        options: arguments of `train`: fields of the recipe such as `data_dir`, and `devices`.
+            Fields that change the training make the comparison meaningless.
 
     Raises:
         ValueError: no error of this name is recorded, or as `train`.

@@ -78,7 +78,7 @@ class Export:
             file: the name of its file, for the request of a client.
 
         Raises:
-            ValueError: there is no answer. The message continues a sentence that begins with the
+            ValueError: the image has no answer. The message continues a sentence that begins with the
                 name of the file.
         """
         preprocessing = self._preprocessing

@@ -91,7 +91,7 @@ def test_images_that_are_held_out_are_of_every_class(pets, convert, tmp_path):
 def test_the_records_in_data_dir_take_precedence_over_the_folder_of_their_name(
     pets, convert, tmp_path, monkeypatch
 ):
-    """The commands of the training README name both alike."""
+    """The commands of the training README give both the same name."""
     monkeypatch.chdir(shutil.copytree(pets, tmp_path / "here" / "photographs").parent)
     assert convert("photographs", "records") == 0
     with pytest.warns(UserWarning, match="give ./photographs for the folder"):

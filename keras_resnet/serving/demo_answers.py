@@ -78,8 +78,8 @@ class Export:
             file: the name of its file, for the request of a client.
 
         Raises:
-            ValueError: the image has no answer. The message continues a sentence that begins with the
-                name of the file.
+            ValueError: the image has no answer. The message continues a sentence that begins with
+                the name of the file.
         """
         preprocessing = self._preprocessing
         with self._one:  # several large images at a time could exhaust the memory

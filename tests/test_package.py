@@ -91,7 +91,7 @@ def test_the_imports_are_found():
     assert ours(ROOT / "networks" / "weights.py") == {"data"}
     assert {"data", "networks", "runs"} <= ours(ROOT / "training" / "train.py")
     assert "keras_resnet.data.dataset.Dataset" in set(imports(ROOT / "data" / "digits.py"))
-    assert {"evaluation", "serving"} <= ours(ROOT / "cli" / "verbs.py")
+    assert {"runs", "serving"} <= ours(ROOT / "cli" / "exports.py")
     assert {"training", "tuning"} <= ours(ROOT / "cli" / "trainings.py")
 
 

@@ -20,11 +20,12 @@ from . import mistakes
 from .catalog import list_, showing
 from .client import client
 from .demo import demo
+from .evaluations import evaluate
+from .exports import benchmark, check, export, predict
 from .flags import flags_of, with_flags
 from .output import print_error
 from .reports import explain, report
 from .trainings import reproduce, searching, training
-from .verbs import benchmark, check, evaluate, export, predict
 
 DESCRIPTION = """Deep residual networks (He et al., 2015): train, test, export to TF Serving.
 

@@ -16,6 +16,7 @@ from ..files import read_json
 from ..runs.classifier import Classifier, open_run
 from ..runs.interval import wilson_interval
 from ..runs.run import Run, is_run
+from . import sidecars
 from .audit import file_operations, read_graph, signatures_of
 from .check import endpoints
 from .export import export
@@ -95,15 +96,17 @@ def benchmark(
 
     Args:
         target: a run, whose exports are made in a temporary folder; or the folder of an export's
-            versions, such as "saved_models/flowers": the newest versions of it and of those beside
-            it ("saved_models/flowers-int8", "saved_models/flowers-onnx") are measured.
+            versions, such as "saved_models/flowers", or one of them, such as
+            "saved_models/flowers/2". That version or the newest is measured, and so are the newest
+            of those beside it ("saved_models/flowers-int8", "saved_models/flowers-onnx").
         run: the run of an export, for its test images. Without it, neither the error nor the
             agreement is measured.
         rounds: the number of requests whose time is measured, per batch size.
         seconds: the time for which clients ask, per turn.
 
     Raises:
-        ValueError: `target` is neither a run nor an export, or an argument is out of range.
+        ValueError: `target` is neither a run nor an export, no export has the classes of `run`,
+            or an argument is out of range.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; give a positive number")
@@ -111,6 +114,7 @@ def benchmark(
         raise ValueError(f"seconds is {seconds:g}; give a positive number")
     with contextlib.ExitStack() as stack:
         classifier: Classifier | None
+        variants: dict[str, Path | ValueError]
         if isinstance(target, Run) or is_run(target):
             if run is not None:
                 raise ValueError("run is given; the target is a run, so leave it out")
@@ -118,8 +122,14 @@ def benchmark(
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             variants = dict(_made(classifier, scratch))
         else:
-            variants = _found(Path(target))
+            found = _found(Path(target))
             classifier = None if run is None else open_run(run)
+            variants = {**found}
+            if classifier is not None:
+                variants = {kind: _checked(each, classifier) for kind, each in found.items()}
+                problems = [each for each in variants.values() if isinstance(each, ValueError)]
+                if len(problems) == len(variants):
+                    raise problems[0]
         return _measured(stack, variants, classifier, rounds, seconds)
 
 
@@ -137,11 +147,11 @@ def _made(classifier: Classifier, folder: Path) -> Iterator[tuple[str, Path | Va
             yield kind, error
 
 
-def _found(target: Path) -> dict[str, Path | ValueError]:
-    """Return the newest version of each variant that lies beside an export."""
-    base = target.absolute()
+def _found(target: Path) -> dict[str, Path]:
+    """Return the named version, or else the newest, and the newest of those beside it."""
+    base, named = target.absolute(), None
     if any((base / name).is_file() for name in ("saved_model.pb", *FILES.values())):
-        base = base.parent  # of a version
+        base, named = base.parent, base
     name = base.name
     for kind in (*PRECISIONS, *FILES):
         name = name.removesuffix(f"-{kind}")
@@ -149,8 +159,8 @@ def _found(target: Path) -> dict[str, Path | ValueError]:
         kind: base.with_name(name if kind == "float32" else f"{name}-{kind}")
         for kind in (*PRECISIONS, *FILES)
     }
-    found: dict[str, Path | ValueError] = {
-        kind: newest
+    found = {
+        kind: named if named is not None and folder == base else newest
         for kind, folder in folders.items()
         if folder.is_dir()
         for newest in versions(folder)[-1:]
@@ -160,6 +170,22 @@ def _found(target: Path) -> dict[str, Path | ValueError]:
             f"{target} is neither a run (recipe.json) nor an export (a folder of numbered versions)"
         )
     return found
+
+
+def _checked(version: Path, classifier: Classifier) -> Path | ValueError:
+    """Return a version, or an error if it names other classes than those of the classifier."""
+    try:
+        if (version / JSON).is_file():
+            labels = read_json(version / JSON).get("labels")
+        elif (version / sidecars.LABELS).is_file():
+            labels = [label.decode() for label in sidecars.read_labels(version)]
+        else:
+            return version  # answers indices
+    except ValueError as error:
+        return error
+    if labels != list(classifier.class_names):
+        return ValueError(f"run is {classifier.name}, whose classes are not those of {version}")
+    return version
 
 
 def _start(stack: contextlib.ExitStack, kind: str, version: Path) -> tuple[Worker, list[int]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import tensorflow as tf
@@ -55,8 +54,7 @@ def calibrate(network: Steps, images: Images, preprocessing: Preprocessing) -> C
     """
     if len(images) < 3:
         raise ValueError(f"{images.name} has {len(images)} images; int8 is calibrated on 3 or more")
-    some = images.every(max(1, -(-len(images) // IMAGES)))
-    batches = list(islice(some.batches(preprocessing, _BATCH), IMAGES // _BATCH))
+    batches = list(images.at_most(IMAGES).batches(preprocessing, _BATCH))
     # Images are interleaved, because folders are sorted by class.
     judging = [(_others(x), _others(y)) for x, y in batches]
     counts = magnitudes(network, [x[::3] for x, _ in batches])

@@ -86,8 +86,7 @@ def compared_inputs(classifier: Classifier) -> np.ndarray:
         noise = np.random.default_rng(0).integers(0, 256, shape)
         return normalize(preprocessing, noise.astype(np.uint8)).numpy()
     test = images_of(classifier, None).test
-    some = test.every(max(1, -(-len(test) // COMPARED)))
-    images, _ = next(some.batches(preprocessing, COMPARED))
+    images, _ = next(test.at_most(COMPARED).batches(preprocessing, COMPARED))
     return images
 
 

@@ -31,10 +31,13 @@ class Images:
     def __len__(self) -> int:
         return len(range(self.part.index, len(self.split), self.part.count))
 
-    def every(self, step: int) -> "Images":
-        """Return every `step`-th image, from the first on."""
-        part = Shard(self.part.index, self.part.count * step)
-        return replace(self, part=part)
+    def at_most(self, count: int) -> "Images":
+        """Return at most `count` images at equal distances, from the first to the end.
+
+        Folders are sorted by class, so the first images would be of one class.
+        """
+        step = max(1, -(-len(self) // count))
+        return replace(self, part=Shard(self.part.index, self.part.count * step))
 
     def batches(
         self, preprocessing: Preprocessing, batch_size: int

@@ -1,7 +1,6 @@
 """Calibrate the probabilities of an export by a temperature (Guo et al. 2017)."""
 
 from dataclasses import dataclass
-from itertools import islice
 
 import keras
 import numpy as np
@@ -62,13 +61,13 @@ def temperature_of(
     Raises:
         ValueError: no temperature is the best, such as for images of which none is wrong.
     """
-    some = images.fitting.every(max(1, -(-len(images.fitting) // IMAGES)))
-    logits, labels = _logits(network, preprocessing, some, IMAGES)
+    some = images.fitting.at_most(IMAGES)
+    logits, labels = _logits(network, preprocessing, some)
     try:
         value = fit_temperature(logits, labels)
     except ValueError as error:
         raise ValueError(f"calibrate is True; {error} ({some.name})") from None
-    test_logits, test_labels = _logits(network, preprocessing, images.test, len(images.test))
+    test_logits, test_labels = _logits(network, preprocessing, images.test)
     return Temperature(
         value=value,
         fitted=len(labels),
@@ -82,10 +81,10 @@ def temperature_of(
 
 
 def _logits(
-    network: keras.Model, preprocessing: Preprocessing, images: Images, count: int
+    network: keras.Model, preprocessing: Preprocessing, images: Images
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits `[N, classes]` and the labels `[N]` of at most `count` images."""
-    batches = islice(images.batches(preprocessing, _BATCH), -(-count // _BATCH))
+    """Return the logits `[N, classes]` and the labels `[N]` of images."""
+    batches = images.batches(preprocessing, _BATCH)
     found = [(network.predict_on_batch(x)["logits"], y) for x, y in batches]
     logits, labels = map(np.concatenate, zip(*found, strict=True))
     return logits, labels

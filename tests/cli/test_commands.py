@@ -16,8 +16,8 @@ import tensorflow as tf
 from keras_resnet import RECIPES, Recipe, Run, data
 from keras_resnet.cli import tables
 from keras_resnet.cli.commands import main
+from keras_resnet.cli.evaluations import evaluate
 from keras_resnet.cli.output import console
-from keras_resnet.cli.verbs import evaluate
 from keras_resnet.data.crops import VIEWS
 from keras_resnet.evaluation.evaluate import SCORES, SPLITS
 

@@ -91,6 +91,35 @@ def test_without_a_run_there_is_no_error(exported):
     assert (row.error, row.interval, row.changed) == (None, None, None)
 
 
+def test_a_named_version_is_measured_and_not_the_newest(exports):
+    """The newest of those beside it are measured, too."""
+    for folder in (exports, exports.with_name("digits-bfloat16")):
+        newer = shutil.copytree(folder / "3", folder / "10")
+        (newer / "more").write_bytes(bytes(10**6))
+    old, beside = benchmark(exports / "3", **FEW).rows
+    new, _ = benchmark(exports, **FEW).rows
+    assert new.bytes_on_disk == beside.bytes_on_disk == old.bytes_on_disk + 10**6
+
+
+def test_an_export_of_other_classes_is_not_judged(exports, digits_run):
+    labels = exports.with_name("digits-bfloat16") / "3" / "assets" / "labels.txt"
+    labels.write_text("cat\ndog\n")
+    first, second = benchmark(exports, run=digits_run, **FEW).rows
+    assert first.error is not None
+    assert "whose classes are not those of" in second.problem and "bfloat16" in second.problem
+    (exports / "3" / "assets" / "labels.txt").write_text("cat\n")
+    with pytest.raises(ValueError, match=f"run is {digits_run.path.name}, whose classes"):
+        benchmark(exports, run=digits_run, **FEW)
+
+
+def test_the_table_is_printed_even_if_it_cannot_be_written(exports, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    command = ["benchmark", str(exports), "--rounds", "1", "--seconds", "0.05"]
+    assert main([*command, "--to", str(tmp_path / "file" / "folder")]) == 2
+    shown = capsys.readouterr()
+    assert "bfloat16" in shown.out and len(shown.err.splitlines()) == 1
+
+
 def test_a_variant_that_dies_is_a_row_that_says_so(exports, monkeypatch):
     started = module._start
 

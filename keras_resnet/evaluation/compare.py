@@ -79,6 +79,16 @@ def compare(
     our_order, their_order = _order(ours), _order(theirs)
     _require_same_images(names, ours, theirs, our_order, their_order)
     right, other_right = ours.right()[our_order], theirs.right()[their_order]
+    return compared_answers(right, other_right)
+
+
+def compared_answers(right: np.ndarray, other_right: np.ndarray) -> Comparison:
+    """Return the comparison of two classifiers on the same images.
+
+    Args:
+        right: which images the first has right, bool `[N]`.
+        other_right: which images the second has right, bool `[N]`.
+    """
     return compared(
         both_right=int(np.sum(right & other_right)),
         only_first_right=int(np.sum(right & ~other_right)),

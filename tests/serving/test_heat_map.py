@@ -42,7 +42,7 @@ def lowered(model, precision, monkeypatch):
     found = {k: 2 * v for k, v in bounds(magnitudes(steps, [images_for(model)]), 0.0).items()}
     calibrated = Calibrated(
         network=int8_network(steps, found), method="maximum", in_float32=(), errors={},
-        calibrated=0, judged=0,
+        distances={}, calibrated=0, judged=0,
     )  # fmt: skip
     monkeypatch.setattr(lowering, "calibrate", lambda *_: calibrated)
     images = type("Images", (), {"name": "mine"})()

@@ -1,6 +1,7 @@
 """Remove or add single ingredients of the best CIFAR-10 recipe, and compare the errors.
 
     python scripts/experiments/ablation.py [--data-dir DIR] [--epochs 15] [--seeds 1]
+        [--only VARIANT ...]
 
 Trains ResNet-20 on 45,000 images and reports the error on the other 5,000 of the training split;
 the test split is not used. Interrupted trainings resume and finished ones are not repeated, so more
@@ -47,6 +48,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=15)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument(
+        "--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME"
+    )
     args = parser.parse_args()
     base = replace(
         RECIPES["cifar10-resnet20-best"],
@@ -57,8 +61,8 @@ def main() -> None:
         validate_every=max(1, round(args.epochs)),
     )
     for seed in range(args.seeds):
-        for name, changes in VARIANTS.items():
-            recipe = replace(base, seed=seed, **changes)
+        for name in args.only:
+            recipe = replace(base, seed=seed, **VARIANTS[name])
             key = {
                 "variant": name,
                 "epochs": f"{recipe.epochs:g}",

@@ -19,8 +19,10 @@ from ..runs.dataset import load_dataset
 from ..runs.run import Run
 from .class_maps import ClassMaps, class_maps
 from .gradients import UnitGradient, unit_gradients
+from .landscape import loss_landscape
 from .lesions import lesions
 from .responses import layer_responses
+from .shattering import gradient_correlations
 
 IMAGES = 1000
 """the default number of test images"""
@@ -31,6 +33,8 @@ DEPTHS = (20, 56, 110)
 """the default numbers of layers of the untrained networks"""
 DEPTH_IMAGES = 32
 """the largest number of images whose gradients are computed in networks of other depths"""
+SEGMENTS = 4
+"""the largest number of pairs of images between which the gradient is followed"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +52,16 @@ class Explained:
     """the norms of the gradients that the run has recorded, by the epochs before; `{}` if none"""
     depths: dict[int, tuple[list[UnitGradient], list[UnitGradient]]]
     """with and without batch norm at random initial weights, by the number of layers"""
+    correlations: dict[int, list[tuple[float, float]]]
+    """of gradients at neighboring images, with batch norm at random initial weights, by the number
+    of layers"""
     responses: list[tuple[str, float]]
     error: float
     """of the whole network in percent"""
     lesions: list[tuple[str, float]]
     maps: list[ClassMaps]
+    landscape: np.ndarray | None
+    """the loss around the weights; None if it was not asked for"""
     seconds: dict[str, float]
     """the time that each measurement took"""
 
@@ -67,6 +76,7 @@ def measure(
     images: int = IMAGES,
     depths: Sequence[int] = DEPTHS,
     maps_of: dict[str, bytes] | None = None,
+    landscape: bool = False,
 ) -> Explained:
     """Measure the network of a run on a part of its test images.
 
@@ -75,6 +85,7 @@ def measure(
         images: the largest number of images.
         depths: the numbers of layers of untrained networks, which are otherwise like the run's.
         maps_of: encoded images by name, whose maps are computed; None for a few test images.
+        landscape: whether to compute the loss around the weights.
 
     Raises:
         ValueError: the run is not trained, or its data is missing.
@@ -103,6 +114,7 @@ def measure(
     ]
     few = DEPTH_IMAGES
     by_depth = timed("depths", _of_depths, classifier, run, depths, first[:few], labels[:few])
+    correlations = timed("correlations", _correlations, classifier, run, depths, first)
     responses = timed("responses", layer_responses, network, spec, (x for x, _ in batches()))
     error, without = timed("lesions", lesions, network, spec, batches)
     return Explained(
@@ -114,10 +126,12 @@ def measure(
         trained=gradients[2],
         during=_recorded(run),
         depths=by_depth,
+        correlations=correlations,
         responses=responses,
         error=error,
         lesions=without,
         maps=timed("maps", class_maps, classifier, spec, run, maps_of or {}),
+        landscape=timed("landscape", loss_landscape, network, first, labels) if landscape else None,
         seconds=seconds,
     )
 
@@ -168,6 +182,22 @@ def _of_depths(
             unit_gradients(network, spec, images, labels, batch_norm=False),
         )
     return found
+
+
+def _correlations(
+    classifier: Classifier, run: Run, depths: Sequence[int], images: np.ndarray
+) -> dict[int, list[tuple[float, float]]]:
+    """Compare the gradients at neighboring images in untrained networks of other depths.
+
+    ImageNet networks have none, as in `_of_depths`.
+    """
+    recipe = run.recipe()
+    pairs = list(zip(images[::2], images[1::2], strict=False))[:SEGMENTS]
+    specs = [with_depth(recipe.spec, depth) for depth in depths if recipe.spec.stem == "cifar"]
+    return {
+        spec.depth: gradient_correlations(_initial(classifier, spec, recipe.seed), pairs)
+        for spec in specs
+    }
 
 
 def with_depth(spec: ResNetSpec, depth: int) -> ResNetSpec:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from ..figures import COLORS
 from .depth import Explained
@@ -60,6 +62,12 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
         ]
         return chart(name, found, unit, gradient, log=True) if found else ""
 
+    shattered = [
+        # Few pairs of images are farther apart, and say little.
+        Line(number, run.name, run.plain, points[1 : len(points) // 2 + 1], label=f"{depth}")
+        for number, run in enumerate(explained)
+        for depth, points in run.correlations.items()
+    ]
     during = [
         Line(number, run.name, run.plain, list(enumerate(run.during[epoch], 1)), label=f"{epoch}")
         for number, run in enumerate(explained)
@@ -83,6 +91,14 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
         ),
         "depths": by_depth("gradients-depths", 0),
         "depths_without": by_depth("gradients-depths-without-batch-norm", 1),
+        "shattered": shattered
+        and chart(
+            "gradients-shattered",
+            shattered,
+            "distance of two images, as a share of the line between them",
+            "cosine of their gradients",
+        ),
+        "landscapes": _landscapes(explained, album),
         "during": during and chart("gradients-during", during, unit, gradient, log=True),
         "trained": chart(
             "gradients-trained", lines(lambda run: _totals(run.trained)), unit, gradient, log=True
@@ -128,6 +144,62 @@ def values(explained: Sequence[Explained], album: Album) -> dict[str, Any]:
             dashed="whole network",
         ),
     }
+
+
+def _landscapes(explained: Sequence[Explained], album: Album) -> list[dict[str, str]]:
+    """Return the landscape of each run that has one, with equal colors for equal losses."""
+    found = {
+        number: run.landscape for number, run in enumerate(explained) if run.landscape is not None
+    }
+    if not found:
+        return []
+    losses = np.concatenate([loss[np.isfinite(loss)] for loss in found.values()])
+    levels = np.geomspace(losses.min(), losses.max(), 16)
+    return [
+        {
+            "name": explained[number].name,
+            "uri": album.add(
+                f"landscape-{number}.svg",
+                landscape_figure(explained[number].name, loss, levels),
+            ),
+        }
+        for number, loss in found.items()
+    ]
+
+
+def landscape_figure(name: str, loss: np.ndarray, levels: np.ndarray) -> bytes:
+    """Draw the loss around the weights of a network, with equal colors between two levels.
+
+    Args:
+        name: the name of the run.
+        loss: the loss at each point, `[n, n]`, the network's own in the middle.
+        levels: the losses that are drawn, ascending.
+
+    Returns:
+        An SVG document.
+    """
+    from matplotlib.colors import LogNorm
+
+    steps = np.linspace(-1, 1, len(loss))
+    with style():
+        figure, axes = figure_of(4.6, 3.8)
+        filled = axes.contourf(
+            steps,
+            steps,
+            np.ma.masked_invalid(loss),
+            levels=levels,
+            norm=LogNorm(levels[0], levels[-1]),
+            cmap="viridis",
+            extend="both",
+        )
+        axes.plot(0, 0, marker="+", color="white", markersize=9)
+        axes.set_title(short(name, 2 * LETTERS), fontsize=10)
+        axes.set_aspect("equal")
+        axes.set_xlabel("first direction")
+        axes.set_ylabel("second direction")
+        bar = figure.colorbar(filled, label="loss", format=lambda value, _: f"{value:.3g}")
+        bar.minorticks_off()
+        return svg(figure)
 
 
 def _few(epochs: list[int]) -> list[int]:
@@ -182,7 +254,7 @@ def line_figure(
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(bottom=min(0, *(y for line in lines for _, y in line.points)))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(color="#dddddd")

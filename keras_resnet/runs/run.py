@@ -32,6 +32,9 @@ class Run:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))  # may be given as text
+
     @property
     def name(self) -> str:
         """The folder's name."""

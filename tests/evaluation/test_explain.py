@@ -42,7 +42,11 @@ def explained(digits_run, plain, tmp_path_factory):
     """The page on a residual and a plain network, and the folder of its figures."""
     folder = tmp_path_factory.mktemp("explanation")
     return explain(
-        [digits_run, plain], folder / "depth.html", depths=[8, 14], figures=folder / "figures"
+        [digits_run, plain],
+        folder / "depth.html",
+        depths=[8, 14],
+        landscape=True,
+        figures=folder / "figures",
     )
 
 
@@ -72,7 +76,10 @@ def test_each_figure_is_a_file_with_a_line_per_network(explained):
         "gradients-depths-without-batch-norm.svg",
         "gradients-depths.svg",
         "gradients-initial.svg",
+        "gradients-shattered.svg",
         "gradients-trained.svg",
+        "landscape-0.svg",
+        "landscape-1.svg",
         "lesions.svg",
         "responses-sorted.svg",
         "responses.svg",
@@ -81,8 +88,9 @@ def test_each_figure_is_a_file_with_a_line_per_network(explained):
     for path in figures.glob("*.svg"):
         drawn = ET.parse(path).getroot()
         texts = {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
-        assert "digits-tiny" in texts
-        assert ("plain <b>" in texts) == (path.name != "gradient-parts.svg")
+        assert ("digits-tiny" in texts) == (path.name != "landscape-1.svg")
+        only_residual = ("gradient-parts.svg", "landscape-0.svg")
+        assert ("plain <b>" in texts) == (path.name not in only_residual)
 
 
 def test_depths_are_those_of_the_paper():

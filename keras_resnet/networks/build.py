@@ -22,10 +22,10 @@ from keras import layers
 
 from ..choices import require
 from .graph import deep_recursion
+from .hdf5 import damage_named
 from .model_files import require_network
 from .paper import NETWORKS
 from .spec import Block, Convolution, ResNetSpec
-from .weight_files import damage_named
 
 Maker = Callable[..., Any]
 

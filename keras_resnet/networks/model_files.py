@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import MAX_TEXT, parse_json
-from .weight_files import damage_named, member, stored_shapes
+from .hdf5 import damage_named, member
+from .weight_files import stored_shapes
 
 _MODELS = {("keras.src.models.functional", "Functional")}
 # The layers of networks that `build` makes now or made in earlier versions.

@@ -1,14 +1,11 @@
 """The folder of one training: its files, its lock and its checks."""
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import reprlib
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +15,8 @@ from filelock import FileLock, Timeout
 
 from ..files import UNFINISHED, read_json, read_table, read_text, write_text
 from .interval import wilson_interval
+from .provenance import origin
 from .recipe import Recipe
-
-PACKAGES = ("keras-residual", "tensorflow", "keras", "tensorflow-datasets", "numpy")
-
-ENVIRONMENT = ("TFDS_DATA_DIR",)
-"""environment variables that set the location of data"""
 
 
 @dataclass(frozen=True)
@@ -283,17 +276,7 @@ class Run:
         if self.recipe_file.exists():
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        provenance = {
-            # The program's own folder does not matter.
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            # The base of relative paths in the recipe.
-            "directory": os.getcwd(),
-            "directory_from_run": os.path.relpath(os.getcwd(), self.path),
-            "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "packages": {name: _version(name) for name in PACKAGES},
-        }
+        provenance = origin(self.path)
         if started_from:
             provenance["started_from"] = started_from
         if teacher:
@@ -364,13 +347,6 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 def as_run(run: Run | str | os.PathLike[str]) -> Run:
     """Return the run, or the run in the folder of the given path."""
     return run if isinstance(run, Run) else Run(Path(run))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _runs_near(path: Path) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from ..data.crops import VIEWS
 from ..data.preprocessing import normalize
 from ..runs.classifier import Classifier
-from ..runs.run import PACKAGES
+from ..runs.provenance import PACKAGES
 from .gate import expected_probabilities
 from .labeled_images import images_of
 from .model_card import view_in_words

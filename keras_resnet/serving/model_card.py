@@ -11,7 +11,7 @@ from ..data.decoding import MAX_ASPECT, MAX_PIXELS
 from ..data.preprocessing import Preprocessing
 from ..runs.classifier import Classifier
 from ..runs.interval import with_interval
-from ..runs.run import PACKAGES
+from ..runs.provenance import PACKAGES
 from .agreement import Agreement
 from .audit import read_graph
 from .lowering import Lowered

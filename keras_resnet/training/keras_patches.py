@@ -4,7 +4,6 @@ The other functions of this file replace private methods of Keras.
 """
 
 import functools
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from types import MethodType
@@ -18,6 +17,7 @@ from .batch_norm import fuse
 from .convolution import flip_input_gradient, flipping_pays
 from .dropout import draw_by_position
 from .hardware import refuse_frozen_weights
+from .replica_losses import LossesOfReplica, compute_loss, reductions
 
 TESTED_KERAS = "3.15"
 """the minor version of Keras whose private methods are replaced"""
@@ -70,12 +70,14 @@ def prepare(model: keras.Model, seed: int = 0) -> keras.Model:
         unchanged, with a warning.
 
     Raises:
-        ValueError: the model was built outside of the scope, Keras is of an untested version and
-            there are several replicas, or oneDNN is told that weights are frozen. `fit` raises it
-            for settings that are not correct on several replicas: `jit_compile`,
-            `gradient_accumulation_steps`, `ema_overwrite_frequency`, a loss whose `reduction` is
-            "mean_with_sample_weight", and losses with different reductions.
+        ValueError: `model` is no Keras model, it was built outside of the scope, Keras is of an
+            untested version and there are several replicas, or oneDNN is told that weights are
+            frozen. `fit` raises it for settings that are not correct on several replicas:
+            `jit_compile`, `gradient_accumulation_steps`, `ema_overwrite_frequency`, a loss whose
+            `reduction` is "mean_with_sample_weight", and losses with different reductions.
     """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model is {model!r}; give a keras.Model")
     refuse_frozen_weights()
     replicas = model.distribute_strategy.num_replicas_in_sync
     if model._distribute_strategy is None and tf.distribute.get_strategy().num_replicas_in_sync > 1:
@@ -102,7 +104,7 @@ def prepare(model: keras.Model, seed: int = 0) -> keras.Model:
         for function in (_maybe_symbolic_build, _make_function):
             setattr(model, function.__name__, MethodType(function, model))
         for layer in model._flatten_layers():
-            layer._losses = _LossesOfReplica()
+            layer._losses = LossesOfReplica()
     model.compute_loss = MethodType(compute_loss, model)
     draw_by_position(model, seed)
     for layer in model._flatten_layers():
@@ -171,10 +173,10 @@ def _make_function(model: Any, step_function: Callable[..., Any]) -> Callable[..
                     " replicas: leave it out, or train on one device"
                 )
         optimizer._clip_gradients = MethodType(_clip_gradients, optimizer)
-    reductions = _reductions(model)
-    if "mean_with_sample_weight" in reductions or len(reductions) > 1:
+    found = reductions(model)
+    if "mean_with_sample_weight" in found or len(found) > 1:
         raise ValueError(
-            f"reduction is {', '.join(sorted(reductions))}; on several replicas give all losses"
+            f"reduction is {', '.join(sorted(found))}; on several replicas give all losses"
             " 'sum_over_batch_size', or all 'sum'"
         )
     strategy = model.distribute_strategy
@@ -228,93 +230,6 @@ def _make_function(model: Any, step_function: Callable[..., Any]) -> Callable[..
 
 def _tensors(specs: Any) -> list[tf.TensorSpec]:
     return tf.nest.flatten(specs, expand_composites=True)
-
-
-def compute_loss(
-    model: Any,
-    x: Any = None,
-    y: Any = None,
-    y_pred: Any = None,
-    sample_weight: Any = None,
-    training: bool = True,
-) -> Any:
-    """Compute Keras' loss, with a gradient that weighs all images of the global batch equally.
-
-    Each replica's loss is multiplied by its share: its number of images divided by the mean number
-    per replica. Losses that are sums over the batch need no such factor.
-    """
-    keras_loss = functools.partial(type(model).compute_loss, model, x, y, y_pred, sample_weight)
-    if model._compute_loss_has_training_arg:  # a user's override need not have it
-        keras_loss = functools.partial(keras_loss, training=training)
-    # The metrics of the outputs' losses, if there are several outputs.
-    metrics = getattr(model._compile_loss, "metrics", [])
-    replica = tf.distribute.get_replica_context()
-    if replica is None or (replica.num_replicas_in_sync == 1 and not metrics):
-        return keras_loss()
-    # A model with its own loss may have no labels.
-    batch = keras.tree.flatten([part for part in (y, x, y_pred) if part is not None])[0]
-    replicas = replica.num_replicas_in_sync
-    known = None if model.run_eagerly else batch.shape[0]
-    even = replicas == 1 or known is not None
-    count = tf.cast(tf.shape(batch)[0] if known is None else known, keras.config.floatx())
-    mean = count if even else replica.all_reduce("SUM", count) / replicas
-    sums = _reductions(model) == {"sum"}
-    for metric in metrics:
-        metric.update_state = functools.partial(
-            _update_state, metric, weight=mean if sums else count
-        )
-    loss = keras_loss()
-    if even:
-        return loss
-    share = tf.cast(count / mean, loss.dtype)
-    if sums:
-        of_layers = sum(
-            tf.cast(model._aggregate_additional_loss(own), loss.dtype) for own in model.losses
-        )
-        weighed = loss + (share - 1) * of_layers
-    else:
-        weighed = share * loss
-    # A mean over no images is NaN.
-    weighed = tf.where(share > 0, weighed, 0)
-    # The value is divided by the share, because the loss metric multiplies it by the number of
-    # images; the gradient keeps the share.
-    return weighed + tf.stop_gradient(tf.math.divide_no_nan(weighed, share) - weighed)
-
-
-def _update_state(metric: Any, values: Any, sample_weight: Any = None, *, weight: Any) -> Any:
-    """Weigh the loss of one output by the number of images.
-
-    Keras weighs it by the batch size if that is statically known, otherwise by one.
-    """
-    return type(metric).update_state(metric, values, sample_weight=weight)
-
-
-class _LossesOfReplica(threading.local):
-    """The list of losses that a layer has added, one list per thread.
-
-    Each replica runs in its own thread. The threads switch at every collective, of which
-    synchronized batch norm has many.
-    """
-
-    def __init__(self) -> None:
-        self.losses: list[Any] = []
-
-    def extend(self, losses: Sequence[Any]) -> None:
-        self.losses.extend(losses)
-
-    def clear(self) -> None:
-        self.losses.clear()
-
-    def __getitem__(self, part: slice) -> list[Any]:
-        return self.losses[part]
-
-
-def _reductions(model: Any) -> set[str]:
-    """Return the set of reductions of the model's losses."""
-    means = {None: "sum_over_batch_size", "mean": "sum_over_batch_size"}
-    losses = [loss for loss in keras.tree.flatten(model.loss) if loss is not None]
-    found = [getattr(loss, "reduction", None) for loss in losses]
-    return {str(means.get(reduction, reduction)) for reduction in found}
 
 
 def _clip_gradients(optimizer: Any, gradients: Sequence[Any]) -> Sequence[Any]:

@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "scripts" / "results"
 
 
-def table_of(readme, heading):
-    """Return the cells of the first table below a heading, by row."""
-    text = (ROOT / readme).read_text(encoding="utf-8").split(f"\n{heading}\n")[1]
+def table_of(readme, above):
+    """Return the cells of the first table below a line, such as a heading, by row."""
+    text = (ROOT / readme).read_text(encoding="utf-8").split(f"\n{above}\n")[1]
     lines = text[text.index("\n|") :].strip().split("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -80,6 +80,36 @@ def test_speed_of_serving():
         for cell, value in zip(map(float, cells), wanted, strict=True):
             digits = len(str(cell).partition(".")[2]) if cell < 100 and cell % 1 else 0
             assert cell == pytest.approx(value, abs=0.5 * 10**-digits + 1e-9), label
+
+
+TRAINED = [
+    "resnet20, float32, {}",
+    "resnet20, bfloat16, {}",
+    "resnet20, float32, {}, 2 replicas",
+    "resnet50, float32, {}",
+    "resnet50, bfloat16, {}",
+]
+"""the rows of the table on training steps, by the contender's place in their names"""
+
+
+def test_speed_of_training():
+    lines = (RESULTS / "bench_training.txt").read_text().splitlines()[3:]
+    measured = {}
+    for line in lines:
+        # A name, images/s, their quartiles and, but for stock Keras, the ratio to it.
+        name, values = re.fullmatch(r"(\S.*?)  +(\S.*?) *", line).groups()
+        measured[name] = values.split()
+    above = (
+        "medians (`scripts/benchmarks/bench_training.py`, `scripts/results/bench_training.txt` with"
+        " the spread):"
+    )
+    rows = table_of("keras_resnet/training/README.md", above)
+    for (_, stock, prepared, torch), name in zip(rows, TRAINED, strict=True):
+        wanted = {one: measured.get(name.format(one)) for one in ("keras", "prepared", "pytorch")}
+        assert float(stock) == pytest.approx(float(wanted["keras"][0]), abs=0.5)
+        assert float(prepared.split()[0]) == pytest.approx(float(wanted["prepared"][0]), abs=0.5)
+        assert prepared.split()[1] == f"({wanted['prepared'][-1]}"
+        assert torch == "" or float(torch) == pytest.approx(float(wanted["pytorch"][0]), abs=0.5)
 
 
 def test_files_of_results_exist():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from keras_resnet.files import read_table
 from keras_resnet.networks.paper import PAPER_ERRORS
 from keras_resnet.runs.interval import wilson_interval
 
@@ -110,6 +111,25 @@ def test_speed_of_training():
         assert float(prepared.split()[0]) == pytest.approx(float(wanted["prepared"][0]), abs=0.5)
         assert prepared.split()[1] == f"({wanted['prepared'][-1]}"
         assert torch == "" or float(torch) == pytest.approx(float(wanted["pytorch"][0]), abs=0.5)
+
+
+def test_gradients_of_untrained_networks():
+    text = (ROOT / "keras_resnet/evaluation/README.md").read_text(encoding="utf-8")
+    text = " ".join(text.split("### Before the first step")[1].split())
+    rows = read_table(RESULTS / "initial" / "norms.csv")
+
+    def ratio(network, column):
+        first, *_, last = (float(row[column]) for row in rows if row["network"] == network)
+        return first / last
+
+    assert f"{ratio('plain110', 'norm_without_batch_norm'):.1e}".replace("e-0", "e-") in text
+    assert f"{ratio('plain110', 'norm') / 1e6:.1f} million times" in text
+    assert f"{ratio('resnet110', 'norm'):.0f} times in ResNet-110" in text
+    cosines = read_table(RESULTS / "initial" / "cosines.csv")
+    near = {row["network"]: row["cosine"] for row in cosines if row["distance"] == "0.03125"}
+    assert "cosines of " + ", ".join(f"{float(near[f'resnet{n}']):.2f}" for n in (20, 56)) in text
+    assert f"and {float(near['resnet110']):.2f} for the nearest images" in text
+    assert all(abs(float(near[f"plain{depth}"])) < 0.05 for depth in (20, 56, 110))
 
 
 def test_files_of_results_exist():

@@ -81,6 +81,10 @@ def ResNet(
             another network.
         ConnectionError: the "imagenet" weights could not be downloaded.
     """
+    if not isinstance(spec, ResNetSpec):
+        raise ValueError(
+            f"spec is {spec!r}; give a ResNetSpec, such as keras_resnet.NETWORKS['resnet34']"
+        )
     if weights in DATA_SETS:
         weights = weights_of(str(weights), spec)
     elif weights == "imagenet":

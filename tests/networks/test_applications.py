@@ -406,3 +406,8 @@ def test_decode_predictions(monkeypatch):
     assert second[0] == ("n00000999", "thing_999", 0.75)
     with pytest.raises(ValueError, match="1000"):
         keras_resnet.decode_predictions(np.zeros((2, 10)))
+
+
+def test_a_name_is_no_spec():
+    with pytest.raises(ValueError, match=r"spec is 'resnet34'; give a ResNetSpec, such as"):
+        keras_resnet.ResNet("resnet34")

@@ -123,3 +123,7 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path):
         assert "another process is training" in other.stderr
     with run.alone():
         pass
+
+
+def test_a_run_takes_its_path_as_text(digits_run):
+    assert Run(str(digits_run.path)) == digits_run

@@ -134,3 +134,8 @@ def test_evaluate_counts_every_image_once(within):
     assert model.evaluate(batches(17), verbose=0, return_dict=True) == pytest.approx(
         wanted, rel=1e-10
     )
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ValueError, match=r"model is <Dense .*>; give a keras.Model"):
+        prepare(keras.layers.Dense(2))

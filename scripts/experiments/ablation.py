@@ -5,8 +5,8 @@
 
 Trains ResNet-20 on 45,000 images and reports the error on the other 5,000 of the training split;
 the test split is not used. The recipe `cifar10-resnet20-best` has what this table has chosen.
-Interrupted trainings resume and finished ones are not repeated, so more
-seeds can be added later. Writes scripts/results/ablation/table.csv and prints it.
+Interrupted trainings resume and finished ones are not repeated, so more seeds can be added later.
+Writes scripts/results/ablation/table.csv and prints it.
 """
 
 import argparse

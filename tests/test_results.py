@@ -113,6 +113,19 @@ def test_speed_of_training():
         assert torch == "" or float(torch) == pytest.approx(float(wanted["pytorch"][0]), abs=0.5)
 
 
+def test_ingredients_of_a_recipe():
+    """Columns are numbers of epochs, and errors are by seed."""
+    rows = read_table(RESULTS / "ablation" / "table.csv")
+    table = table_of("scripts/README.md", "### Ingredients of a recipe")
+    assert len(table) == len({row["variant"] for row in rows})
+    for variant, *cells in table:
+        for cell, epochs in zip(cells, ("15",), strict=True):
+            found = [row for row in rows if (row["variant"], row["epochs"]) == (variant, epochs)]
+            found.sort(key=lambda row: int(row["seed"]))
+            errors = ", ".join(f"{float(row['validation_error']):.2f}" for row in found)
+            assert cell == errors, (variant, epochs)
+
+
 def test_gradients_of_untrained_networks():
     text = (ROOT / "keras_resnet/evaluation/README.md").read_text(encoding="utf-8")
     text = " ".join(text.split("### Before the first step")[1].split())

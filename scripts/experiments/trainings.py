@@ -29,7 +29,8 @@ def measure(table: Path, key: dict[str, Any], recipe: Recipe, folder: str) -> No
     ):
         return
     words = "-".join("".join(c if c.isalnum() else " " for c in str(key["variant"])).split())
-    run = train(recipe, RUNS / folder / f"{words}-{recipe.epochs:g}-seed{recipe.seed}")
+    name = f"{words}-{recipe.epochs:g}-{recipe.precision}-seed{recipe.seed}"
+    run = train(recipe, RUNS / folder / name)
     with open(run.history_file, newline="", encoding="utf-8") as file:
         *_, last = csv.DictReader(file)
     row = {
@@ -39,7 +40,7 @@ def measure(table: Path, key: dict[str, Any], recipe: Recipe, folder: str) -> No
     }
     table.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, [*rows(table), row])
-    history = table.parent / "histories" / f"{words}-{recipe.epochs:g}-seed{recipe.seed}.csv"
+    history = table.parent / "histories" / f"{name}.csv"
     history.parent.mkdir(exist_ok=True)
     history.write_bytes(run.history_file.read_bytes())
 

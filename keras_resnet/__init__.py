@@ -2,8 +2,9 @@
 
 Names are imported on first use, so `import keras_resnet` alone does not load TensorFlow.
 
-Build: `ResNet18` to `ResNet1202`, `Plain18` to `Plain110`, `ResNet`, `ResNetSpec`, `NETWORKS`,
-`preprocess_input`, `decode_predictions`, `feature_pyramid`, `freeze`, `unfreeze`, `prepare`.
+Build: `ResNet18` to `ResNet1202`, `Plain18` to `Plain110`, `ResNet`, `build`, `ResNetSpec`,
+`NETWORKS`, `preprocess_input`, `decode_predictions`, `feature_pyramid`, `freeze`, `unfreeze`,
+`prepare`.
 
 Train, test, deploy: `train`, `evaluate`, `compare`, `report`, `explain`, `export`, `check`,
 `benchmark`, `predict`, `search`, `reproduce`, with `GradientHistory`, `Recipe`, `RECIPES`, `Run`,

@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 for success, 2 for an error that the user can correct, 130 for an interrupt, 1 where what
-        reads the output has closed it.
+        reads the output has closed it, or `reproduce` finds another error.
     """
     try:
         from .parser import run  # takes long enough to be interrupted

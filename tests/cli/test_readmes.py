@@ -82,12 +82,14 @@ def test_the_program_takes_the_command(line, tmp_path, monkeypatch, digits_run, 
             arg.startswith("runs/") and args[0] == "train" and args[args.index(arg) - 1] == "train"
         ):
             shutil.copytree(digits_run.path, arg)
-    for verb, module in COMPUTE.items():
+    # All are imported first: a module that is imported later would keep the stand-ins of others.
+    modules = {verb: importlib.import_module(module) for verb, module in COMPUTE.items()}
+    for verb, module in modules.items():
 
         def called(*_, verb=verb, **__):
             raise Called(verb)
 
-        monkeypatch.setattr(importlib.import_module(module), verb, called)
+        monkeypatch.setattr(module, verb, called)
     try:
         status = main(args)
     except Called as call:

@@ -126,6 +126,22 @@ def test_ingredients_of_a_recipe():
             assert cell == errors, (variant, epochs)
 
 
+def test_pairs_of_precisions():
+    text = " ".join((ROOT / "scripts/README.md").read_text(encoding="utf-8").split())
+    rows = read_table(RESULTS / "ablation" / "table.csv")
+    errors = {
+        precision: ", ".join(
+            f"{float(row['validation_error']):.2f}"
+            for row in rows
+            if (row["precision"], row["epochs"]) == (precision, "5")
+            and row["variant"] == "without MixUp and the average of the weights"
+        )
+        for precision in ("float32", "mixed_bfloat16")
+    }
+    wanted = f"{errors['float32']} in float32 and {errors['mixed_bfloat16']} in mixed_bfloat16"
+    assert wanted in text
+
+
 def test_gradients_of_untrained_networks():
     text = (ROOT / "keras_resnet/evaluation/README.md").read_text(encoding="utf-8")
     text = " ".join(text.split("### Before the first step")[1].split())

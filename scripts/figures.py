@@ -60,7 +60,7 @@ def initial_norms() -> bytes:
 
 
 def initial_cosines() -> bytes:
-    """Draw how alike the gradients at neighboring images are, in untrained networks."""
+    """Draw how similar the gradients at neighboring images are, in untrained networks."""
     rows = read_table(RESULTS / "initial" / "cosines.csv")
     near = [row for row in rows if 0 < float(row["distance"]) <= 0.5]
     return line_figure(

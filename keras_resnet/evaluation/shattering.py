@@ -2,7 +2,7 @@
 
 *The Shattered Gradients Problem: If resnets are the answer, then what is the question?*,
 arXiv:1702.08591: at random weights, the gradients of deep plain networks at neighboring inputs
-resemble white noise; those of residual networks stay alike.
+resemble white noise; those of residual networks stay similar.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def gradient_correlations(
     points: int = 33,
     batch_norm: bool = True,
 ) -> list[tuple[float, float]]:
-    """Return how alike the gradients at two images are, by the distance of the images.
+    """Return how similar the gradients at two images are, by the distance of the images.
 
     The gradient is that of the first logit for the image. It is computed at images that lie at
     equal distances between two given ones, and two gradients are compared by their cosine: 1 where

@@ -3,7 +3,7 @@
     python scripts/experiments/initial.py
 
 At random initial weights, on 32 digits, over three seeds: the norm of the gradient at the input of
-every unit, with and without batch norm, and how alike the gradients at neighboring images are
+every unit, with and without batch norm, and how similar the gradients at neighboring images are
 (Balduzzi et al. 2017), with batch norm. A minute on two cores. Writes
 scripts/results/initial/norms.csv and cosines.csv, the medians over the seeds, and prints the ends.
 `scripts/figures.py` draws them.
@@ -43,7 +43,7 @@ def main() -> None:
         for depth in DEPTHS:
             name = f"{kind}{depth}"
             spec = NETWORKS[name]
-            with_norm, without, alike = [], [], []
+            with_norm, without, similar = [], [], []
             for seed in SEEDS:
                 keras.utils.set_random_seed(seed)
                 model = ResNet(
@@ -52,7 +52,7 @@ def main() -> None:
                 for found, batch_norm in ((with_norm, True), (without, False)):
                     rows = unit_gradients(model, spec, images, labels, batch_norm=batch_norm)
                     found.append([row.total for row in rows])
-                alike.append(gradient_correlations(model, pairs))
+                similar.append(gradient_correlations(model, pairs))
             norms += [
                 {"network": name, "unit": unit, "norm": value, "norm_without_batch_norm": bare}
                 for unit, (value, bare) in enumerate(
@@ -61,7 +61,7 @@ def main() -> None:
             ]
             cosines += [
                 {"network": name, "distance": distance, "cosine": value}
-                for distance, value in np.median(alike, axis=0)
+                for distance, value in np.median(similar, axis=0)
             ]
     RESULTS.mkdir(exist_ok=True)
     write_table(RESULTS / "norms.csv", norms)

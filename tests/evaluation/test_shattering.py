@@ -1,4 +1,4 @@
-"""Test how alike the gradients at neighboring images are."""
+"""Test how similar the gradients at neighboring images are."""
 
 import keras
 import numpy as np
